@@ -1,0 +1,124 @@
+"""Checkpoints of a run: one folder each, which is there whole or not at all."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.optim import Optimizer
+
+from cl_train._errors import InputError
+
+_PREFIX = "step-"
+
+
+def save_checkpoint(
+    folder: Path, method: nn.Module, optimizer: Optimizer, accelerator: Accelerator, state: dict[str, Any], *, keep: int
+) -> Path:
+    """Write `folder/step-<n>`, then remove all but the newest `keep` of its kind.
+
+    Written under another name and renamed, so a folder of this name is complete. Random numbers are functions of
+    (seed, epoch, image) and need no saving.
+
+    Args:
+        folder: Folder of the checkpoints.
+        method: Module with everything that was learnt.
+        optimizer: Its optimiser.
+        accelerator: Holds the gradient scaler under fp16.
+        state: Plain numbers and text: steps taken ("step") and what the run was started with ("run").
+        keep: Checkpoints to keep, >= 1.
+
+    Returns:
+        The new folder.
+    """
+    final = folder / f"{_PREFIX}{state['step']:08d}"
+    partial = folder / f".{final.name}.partial"
+    shutil.rmtree(partial, ignore_errors=True)  # of a run that died while it wrote
+    partial.mkdir(parents=True)
+    save_file({name: t.contiguous() for name, t in method.state_dict().items()}, partial / "method.safetensors")
+    torch.save(optimizer.state_dict(), partial / "optimizer.pt")
+    if accelerator.scaler is not None:
+        torch.save(accelerator.scaler.state_dict(), partial / "scaler.pt")
+    (partial / "state.json").write_text(json.dumps(state, indent=2) + "\n")
+    for file in partial.iterdir():
+        with file.open("rb") as handle:
+            os.fsync(handle.fileno())
+    if final.exists():
+        shutil.rmtree(final)
+    partial.rename(final)
+    for old in list_checkpoints(folder)[:-keep]:
+        shutil.rmtree(old)
+    return final
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """Complete checkpoints in a folder, oldest first."""
+    return sorted(path for path in folder.glob(f"{_PREFIX}*") if (path / "state.json").is_file())
+
+
+def find_checkpoint(resume: str | Path, *, out: Path) -> Path | None:
+    """The checkpoint that `resume` means.
+
+    Args:
+        resume: "auto": the newest of the run in `out`, if any; "never": none; else a checkpoint, or a run's folder.
+        out: The run's folder.
+
+    Returns:
+        A checkpoint folder, or None to start from the beginning.
+
+    Raises:
+        InputError: `resume` is a path without a checkpoint.
+    """
+    if resume == "never":
+        return None
+    if resume == "auto":
+        found = list_checkpoints(out / "checkpoints")
+        return found[-1] if found else None
+    path = Path(resume)
+    if (path / "state.json").is_file():
+        return path
+    found = list_checkpoints(path / "checkpoints")
+    if not found:
+        raise InputError(f"`resume` must be 'auto', 'never', a checkpoint or the folder of a run, got {path}.")
+    return found[-1]
+
+
+def read_state(checkpoint: Path, *, run: dict[str, Any]) -> dict[str, Any]:
+    """The saved state, after checking that it is of the same run.
+
+    Raises:
+        InputError: The run was started with other settings.
+    """
+    state = json.loads((checkpoint / "state.json").read_text())
+    for name, value in run.items():
+        if state["run"].get(name) != value:
+            raise InputError(
+                f"{checkpoint} is of a run with {name}={state['run'].get(name)}, this one has {name}={value}: "
+                "give that value, another `out`, or resume 'never'."
+            )
+    return state
+
+
+def load_checkpoint(checkpoint: Path, *, method: nn.Module, optimizer: Optimizer, accelerator: Accelerator) -> None:
+    """Fill a method and its optimiser from a checkpoint.
+
+    Raises:
+        InputError: The checkpoint is of another architecture.
+    """
+    weights = load_file(checkpoint / "method.safetensors")
+    expected = {name: tuple(t.shape) for name, t in method.state_dict().items()}
+    for name in sorted(expected.keys() | weights.keys()):
+        found = tuple(weights[name].shape) if name in weights else None
+        if expected.get(name) != found:
+            raise InputError(
+                f"{checkpoint} does not fit the method: {name} has shape {found} there, {expected.get(name)} here."
+            )
+    method.load_state_dict(weights)
+    optimizer.load_state_dict(torch.load(checkpoint / "optimizer.pt", map_location="cpu", weights_only=True))
+    if accelerator.scaler is not None and (checkpoint / "scaler.pt").is_file():
+        accelerator.scaler.load_state_dict(torch.load(checkpoint / "scaler.pt", weights_only=True))

@@ -1,0 +1,154 @@
+"""Linear evaluation as the paper does it: frozen encoder, augmented images, one linear layer."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.nn import functional
+
+from cl_train._datasets import ImageDataset
+from cl_train._errors import InputError
+from cl_train._launch import make_accelerator
+from cl_train._loader import batches, epoch_ids
+from cl_train._progress import Progress
+from cl_train._schedule import scaled_lr, warmup_cosine
+from cl_train._scores import Scores, top_hits
+
+Transform = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class _Features:
+    """Frozen features of batches: the encoder in inference mode, without gradient, in the run's precision."""
+
+    encoder: nn.Module
+    accelerator: Accelerator
+    workers: int | None
+
+    def __call__(
+        self,
+        dataset: ImageDataset,
+        ids: list[Tensor],
+        keys: list[Tensor],
+        transform: Transform,
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        source = batches(dataset, ids, keys, cut=transform, workers=self.workers, device=self.accelerator.device)
+        for batch in source:
+            with torch.no_grad(), self.accelerator.autocast():
+                views = transform(batch.images, batch.keys) if dataset.images is not None else batch.images
+                features = self.encoder(views.contiguous(memory_format=torch.channels_last)).float()
+            assert batch.labels is not None  # checked by linear_eval
+            yield features, batch.labels
+
+
+def linear_eval(
+    encoder: nn.Module,
+    train: ImageDataset,
+    test: ImageDataset,
+    *,
+    transform: Transform,
+    test_transform: Transform,
+    epochs: int = 90,
+    batch_size: int = 4096,
+    base_lr: float = 0.1,
+    seed: int = 0,
+    workers: int | None = None,
+    max_steps: int | None = None,
+    accelerator: Accelerator | None = None,
+    title: str = "linear eval",
+    progress: bool = True,
+) -> Scores:
+    """Top-1 and top-5 of a linear layer on a frozen encoder, the number that papers report.
+
+    The encoder runs in inference mode and is not changed. Defaults are the paper's: 90 epochs, batch 4096, Nesterov
+    momentum 0.9 with learning rate 0.1 * batch / 256 falling along a cosine, no decay, crop and flip in training
+    (arXiv:2002.05709, App. B.5 and B.6).
+
+    Args:
+        encoder: views (n, c, size, size) -> features (n, d), with an attribute `feature_dim`.
+        train: Labelled images.
+        test: Labelled images of the same classes.
+        transform: `(images, keys) -> views` for training, such as `cl_augment.LinearEvalAugment`.
+        test_transform: Likewise for the test, such as `cl_augment.EvalTransform`.
+        epochs: Passes over the training images, >= 1.
+        batch_size: Images per step over all processes, a multiple of their number; at most all images are taken.
+        base_lr: Learning rate at a batch of 256, > 0.
+        seed: Seed of the order of the images and of their views.
+        workers: Worker processes per process that read images which are not in memory; None: one for each core, at
+            most 8.
+        max_steps: Stop training after so many steps.
+        accelerator: By default `make_accelerator()`.
+        title: Of the progress bar.
+        progress: Whether the main process shows one.
+
+    Returns:
+        Accuracies on all test images, the same on every process.
+
+    Raises:
+        InputError: A data set has no labels, the classes differ, or an argument is out of its range.
+    """
+    accelerator = make_accelerator() if accelerator is None else accelerator
+    if train.labels is None or test.labels is None:
+        raise InputError("`train` and `test` must have labels.")
+    if train.classes != test.classes:
+        raise InputError(f"`train` and `test` must have the same classes, got {train.classes} and {test.classes}.")
+    batch_size = min(batch_size, len(train)) // accelerator.num_processes * accelerator.num_processes
+    for name, value in {"epochs": epochs, "batch_size": batch_size, "base_lr": base_lr}.items():
+        if value <= 0:
+            raise InputError(f"`{name}` must be positive, got {value}.")
+    was_training = encoder.training
+    encoder.to(accelerator.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    features = _Features(encoder, accelerator, workers)
+    width: int = encoder.feature_dim  # type: ignore[assignment]
+    layer = nn.Linear(width, len(train.classes or []), device=accelerator.device)
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+    lr = scaled_lr(base_lr, batch_size)
+    optimizer = torch.optim.SGD(layer.parameters(), lr, momentum=0.9, nesterov=True)
+    total_steps = epochs * (len(train) // batch_size)
+    last = total_steps if max_steps is None else min(max_steps, total_steps)
+    shown = Progress(total=last, done=0, title=title, visible=progress and accelerator.is_main_process)
+    for epoch in range(epochs):
+        ids = epoch_ids(
+            len(train),
+            batch_size=batch_size,
+            seed=seed,
+            epoch=epoch,
+            process=accelerator.process_index,
+            processes=accelerator.num_processes,
+        )[: last - shown.done]
+        keys = torch.from_numpy(np.random.default_rng([seed, epoch, 1]).integers(1 << 62, size=len(train)))
+        for x, y in features(train, ids, [keys[numbers] for numbers in ids], transform):
+            optimizer.param_groups[0]["lr"] = lr * warmup_cosine(shown.done, warmup_steps=0, total_steps=total_steps)
+            optimizer.zero_grad()
+            functional.cross_entropy(layer(x), y).backward()
+            for parameter in layer.parameters():  # two small tensors, in full precision: no need for DDP
+                parameter.grad = accelerator.reduce(parameter.grad, reduction="mean")
+            optimizer.step()
+            shown.step()
+    shown.close()
+    result = _test(layer, test, features, test_transform, batch_size, accelerator)
+    encoder.train(was_training)
+    return result
+
+
+def _test(
+    layer: nn.Module,
+    test: ImageDataset,
+    features: _Features,
+    transform: Transform,
+    batch_size: int,
+    accelerator: Accelerator,
+) -> Scores:
+    """Accuracies over all processes, each on its own part of the test set, no image twice."""
+    own = torch.arange(accelerator.process_index, len(test), accelerator.num_processes)
+    ids = list(own.split(max(1, batch_size // accelerator.num_processes)))
+    hits = torch.zeros(2, dtype=torch.int64, device=accelerator.device)
+    with torch.no_grad():
+        for x, y in features(test, ids, ids, transform):
+            hits += top_hits(layer(x), y)
+    hits = accelerator.reduce(hits, reduction="sum")
+    return Scores(top1=int(hits[0]) / len(test), top5=int(hits[1]) / len(test))

@@ -1,0 +1,45 @@
+"""What the loop needs to know of a method, and nothing else."""
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+from torch import Tensor, nn
+
+
+class Method(nn.Module, ABC):
+    """A way of learning from images: views in, embeddings, loss. Abstract; `SimCLR` is one.
+
+    The step of `pretrain` is
+
+        views = method.views(images, keys)       # no gradient, full precision
+        embeddings = method(views)               # the only call with parameters: autocast, DDP
+        loss, metrics = method.loss(embeddings, labels)   # full precision, negatives of all processes
+
+    Attributes:
+        encoder: What is taken home: images -> features.
+    """
+
+    encoder: nn.Module
+
+    @abstractmethod
+    def keys(self, ids: Tensor, *, seed: int, epoch: int) -> Tensor:
+        """Random keys of images by their numbers: int64 (n,) -> int64 (n,)."""
+
+    @abstractmethod
+    def cut(self, images: Tensor, keys: Tensor) -> Any:
+        """The part of the augmentation that makes images equal in size, run on one image at a time in workers."""
+
+    @abstractmethod
+    def views(self, images: Any, keys: Tensor) -> Tensor:
+        """Views of a batch (n, c, h, w), or of what `cut` made of its images: what `forward` takes."""
+
+    @abstractmethod
+    def forward(self, views: Tensor) -> Any:
+        """Embeddings of views: tensors, or tuples of them."""
+
+    @abstractmethod
+    def loss(self, embeddings: Any, labels: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss to minimise and scalars for the log, detached, on the device; "loss" among them is what curves show.
+
+        Labels (n,) are there when the data set has them.
+        """

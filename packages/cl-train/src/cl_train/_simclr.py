@@ -1,0 +1,83 @@
+"""SimCLR as a method of the loop."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from cl_augment import TwoViewAugment, sample_keys
+from torch import Tensor, nn
+from torch.nn import functional
+
+from cl_train._method import Method
+
+
+class SimCLREmbeddings(NamedTuple):
+    """Rows 0 ... n - 1 are the first views, the rest the second. `logits` are the probe's, if there is one."""
+
+    z: Tensor
+    logits: Tensor | None
+
+
+class SimCLR(Method):
+    """SimCLR: two views of each image, one forward of both, and a loss that pairs them.
+
+    With `num_classes` an online linear probe learns to classify the features while they are learnt. It sees them with
+    the gradient stopped, so labels do not reach the encoder; both views count, and its cross entropy is added to the
+    loss (the authors' TensorFlow 2 code does so by default).
+
+    Args:
+        encoder: images (n, c, h, w) -> features (n, feature_dim), with an attribute `feature_dim`.
+        projector: features -> projections (n, d); thrown away after training.
+        augment: `(images, keys) -> two views`, such as `cl_augment.SimCLRAugment`.
+        loss: `(z_a, z_b) -> scalar`, such as `cl_losses.NTXentLoss`.
+        num_classes: Width of the online probe, or None for no probe.
+
+    Chen et al., A Simple Framework for Contrastive Learning of Visual Representations, 2020, arXiv:2002.05709.
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        projector: nn.Module,
+        augment: TwoViewAugment,
+        loss: Callable[[Tensor, Tensor], Tensor],
+        *,
+        num_classes: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.encoder, self.projector, self.augment, self.contrast = encoder, projector, augment, loss
+        self.probe = None
+        if num_classes is not None:
+            width: int = encoder.feature_dim  # type: ignore[assignment]
+            self.probe = nn.Linear(width, num_classes)
+            nn.init.normal_(self.probe.weight, std=0.01)
+            nn.init.zeros_(self.probe.bias)
+
+    def keys(self, ids: Tensor, *, seed: int, epoch: int) -> Tensor:
+        """Keys of the views, by `cl_augment.sample_keys`."""
+        return sample_keys(ids, seed=seed, epoch=epoch)
+
+    def cut(self, images: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
+        """Both crops of images (n, c, h, w)."""
+        return self.augment.cut(images, keys)
+
+    def views(self, images: Tensor | tuple[Tensor, Tensor], keys: Tensor) -> Tensor:
+        """First views, then second ones: (2n, c, size, size)."""
+        cuts = self.augment.cut(images, keys) if isinstance(images, Tensor) else images
+        return torch.cat(self.augment.finish(cuts, keys))
+
+    def forward(self, views: Tensor) -> SimCLREmbeddings:
+        """One forward of both views, so BatchNorm's statistics are over both, as in the authors' code."""
+        features = self.encoder(views)
+        logits = None if self.probe is None else self.probe(features.detach())
+        return SimCLREmbeddings(self.projector(features), logits)
+
+    def loss(self, embeddings: Any, labels: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
+        """Contrast of the views plus the probe's cross entropy; logs the first as "loss", and "probe_top1"."""
+        contrast = self.contrast(*embeddings.z.chunk(2))
+        metrics = {"loss": contrast.detach()}
+        if embeddings.logits is None or labels is None:
+            return contrast, metrics
+        both = labels.repeat(2)
+        metrics["probe_top1"] = (embeddings.logits.detach().argmax(1) == both).float().mean()
+        return contrast + functional.cross_entropy(embeddings.logits, both), metrics
