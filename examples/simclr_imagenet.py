@@ -1,0 +1,254 @@
+"""SimCLR, whole: learn features from images without labels, then judge them by a linear classifier.
+
+    python examples/simclr_imagenet.py                       handwritten digits, two minutes on two cores
+    accelerate launch examples/simclr_imagenet.py --data DIR the paper's recipe on DIR/train, DIR/val (class folders)
+
+One process, many, or many machines differ by this line only:
+
+    accelerate launch examples/simclr_imagenet.py --data DIR
+    accelerate launch --multi_gpu --num_processes 8 examples/simclr_imagenet.py --data DIR
+    accelerate launch --multi_gpu --num_machines 2 --num_processes 16 --machine_rank RANK --main_process_ip HOST \
+        --main_process_port 29500 examples/simclr_imagenet.py --data DIR
+
+The step itself (views, one forward of both, loss) is `SimCLR` in cl_train/_simclr.py and `_step` in _pretrain.py.
+"""
+
+import copy
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from accelerate import Accelerator
+from cl_augment import (
+    EvalTransform,
+    LinearEvalAugment,
+    RandomStroke,
+    RandomWarp,
+    SimCLRAugment,
+    TwoViewAugment,
+    TwoViews,
+)
+from cl_losses import NTXentLoss
+from cl_models import ProjectionHead, ResNet, resnet18, resnet50, save_encoder
+from cl_train import (
+    LARS,
+    ImageDataset,
+    InputError,
+    PretrainResult,
+    SimCLR,
+    describe,
+    extract_features,
+    few_label_eval,
+    flag,
+    lars_groups,
+    linear_eval,
+    load_cifar10,
+    load_digits,
+    load_folders,
+    make_accelerator,
+    parse_flags,
+    plot_history,
+    plot_views,
+    pretrain,
+    run_script,
+    scaled_lr,
+    use_all_cores,
+    values_from_flags,
+)
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Config:
+    """Every number of the recipe. The defaults are the paper's on ImageNet, arXiv:2002.05709."""
+
+    preset: str
+    data: str | None = flag(None, "folder with train/ and val/; without it: scikit-learn's digits")
+    out: str | None = flag(None, "folder of the run; default runs/<preset>")
+    epochs: int = flag(100, "passes over the images (Table B.1: 64.5 % top-1 after 100, 69.3 after 1000)")
+    batch_size: int = flag(4096, "images per step over all processes (section 2.2)")
+    image_size: int = flag(224, "side of the views in pixels (App. B.5)")
+    encoder: Literal["resnet18", "resnet50"] = flag("resnet50", "network (section 2.3)")
+    width: float = flag(1.0, "channels of the network relative to the usual (section 2.3: 1; Fig. 7: 2, 4)")
+    stem: Literal["imagenet", "cifar"] = flag("imagenet", "first layers of the network (App. B.9)")
+    projection_dim: int = flag(128, "width of the projections (section 2.3)")
+    projection_layers: int = flag(2, "layers of the projection head (section 2.3)")
+    temperature: float = flag(0.1, "temperature of NT-Xent (Table 5)")
+    strength: float = flag(1.0, "strength of the colour jitter (App. A)")
+    blur: bool = flag(True, "whether views are blurred (App. A)")
+    lr: float = flag(0.3, "learning rate of LARS, times batch / 256 (section 2.3)")
+    weight_decay: float = flag(1e-6, "of all but BatchNorm, biases and the probe (section 2.3)")
+    warmup_epochs: float = flag(10.0, "epochs of linear warm-up before the cosine (section 2.3)")
+    eval_epochs: int = flag(90, "epochs of linear evaluation (App. B.6)")
+    eval_batch_size: int = flag(4096, "its batch (App. B.6)")
+    eval_lr: float = flag(0.1, "its learning rate, times batch / 256 (App. B.6)")
+    baseline: bool = flag(True, "whether to judge a randomly initialised encoder beside the trained one")
+    seed: int = flag(0, "seed of weights, order and views")
+    resume: str = flag("auto", "auto: go on from the run in --out; never: begin anew; or the path of a checkpoint")
+    workers: int | None = flag(None, "processes that read images from files; default: a core each, at most 8")
+    verify: bool = flag(True, "whether to open every image file before the run")
+    mixed_precision: Literal["auto", "no", "bf16", "fp16"] = flag("auto", "auto: bf16 where the device has it")
+    max_steps: int | None = flag(None, "stop each phase after so many steps")
+
+
+IMAGENET = Config("imagenet")
+CIFAR10 = replace(  # README of google-research/simclr: ResNet-18, about 91 %; for the stem App. B.9
+    IMAGENET, preset="cifar10", epochs=1000, batch_size=512, image_size=32, encoder="resnet18", stem="cifar",
+    temperature=0.5, strength=0.5, blur=False, lr=1.0, weight_decay=1e-4, eval_epochs=100, eval_batch_size=512,
+)  # fmt: skip
+DIGITS = replace(  # ours: the CIFAR recipe in small, for two CPU cores
+    CIFAR10, preset="digits", epochs=90, batch_size=256, image_size=16, width=0.25, warmup_epochs=5.0,
+)  # fmt: skip
+
+
+def load(config: Config, accelerator: Accelerator) -> tuple[ImageDataset, ImageDataset]:
+    """Training and test images."""
+    if config.preset == "digits":
+        if config.data is not None:
+            raise InputError(f"`--preset digits` has its own images, --data {config.data} must be left out.")
+        accelerator.print("No --data: scikit-learn's 1,797 handwritten digits. For ImageNet: --data DIR (train, val).")
+        return load_digits()
+    if config.data is None:
+        raise InputError(f"`--preset {config.preset}` needs --data DIR, the folder of its images.")
+    if config.preset == "cifar10" and not (Path(config.data) / "train").is_dir():
+        return load_cifar10(config.data)
+    return load_folders(config.data, verify=config.verify and accelerator.is_main_process)
+
+
+def make_augment(config: Config) -> TwoViewAugment:
+    """Views: the paper's; for digits, what leaves a digit the same one: no flips, no colours."""
+    if config.preset == "digits":
+        return TwoViews(
+            RandomWarp(config.image_size, scale=(0.6, 1.1), degrees=15, shear=0.2),
+            RandomStroke(thickness=0.5, gamma=0.4),
+        )
+    return SimCLRAugment(config.image_size, strength=config.strength, blur=config.blur)
+
+
+def make_encoder(config: Config, *, channels: int) -> ResNet:
+    """The network that is taken home."""
+    make = {"resnet18": resnet18, "resnet50": resnet50}[config.encoder]
+    return make(width=config.width, stem=config.stem, in_channels=channels)
+
+
+def main() -> None:
+    """Pretrain, then judge."""
+    config = parse_flags(
+        {c.preset: c for c in (IMAGENET, CIFAR10, DIGITS)},
+        choose=lambda given: "imagenet" if given.get("data") else "digits",
+        description=__doc__,
+    )
+    use_all_cores()
+    accelerator = make_accelerator(config.mixed_precision)
+    accelerator.print(describe(accelerator))
+    train, test = load(config, accelerator)
+    torch.manual_seed(config.seed)
+
+    with values_from_flags():
+        encoder = make_encoder(config, channels=train.read(0).shape[0])
+        width, augment = encoder.feature_dim, make_augment(config)
+        projector = ProjectionHead(width, width, config.projection_dim, layers=config.projection_layers)
+        loss = NTXentLoss(temperature=config.temperature)
+        method = SimCLR(encoder, projector, augment, loss, num_classes=len(train.classes or []))
+        groups = lars_groups(method, weight_decay=config.weight_decay)
+        optimizer = LARS(groups, scaled_lr(config.lr, config.batch_size), weight_decay=config.weight_decay)
+    untrained = copy.deepcopy(encoder)
+    result = pretrain(
+        method,
+        train,
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+        out=config.out or f"runs/{config.preset}",
+        optimizer=optimizer,
+        warmup_epochs=config.warmup_epochs,
+        seed=config.seed,
+        resume=config.resume,
+        workers=config.workers,
+        max_steps=config.max_steps,
+        config=asdict(config),
+        accelerator=accelerator,
+    )
+    accelerator.print(f"pretrained: step {result.steps}, {result.seconds:.0f} s in this run")
+    if accelerator.is_main_process:
+        about = {"method": "SimCLR", "data": config.data or "digits", "steps": str(result.steps)}
+        save_encoder(encoder, result.out / "encoder.safetensors", metadata=about)
+        draw(method, train, result, config.image_size)
+
+    judge = few_label_table if config.preset == "digits" else linear_table
+    encoders = {"randomly initialised encoder": untrained} if config.baseline else {}
+    table = judge(encoders | {"SimCLR encoder": encoder}, train, test, config, accelerator)
+    if accelerator.is_main_process:
+        (result.out / "results.json").write_text(json.dumps(table, indent=2) + "\n")
+        names = list(next(iter(table.values())))
+        print(f"\n| frozen features | {' | '.join(names)} |\n|---|" + "---|" * len(names))
+        for row, found in table.items():
+            print(f"| {row} | " + " | ".join(f"{value:.3f}" for value in found.values()) + " |")
+        print(f"\nfigures: top-1; pictures, weights and log: {result.out}")
+    accelerator.end_training()
+
+
+def few_label_table(
+    encoders: dict[str, ResNet], train: ImageDataset, test: ImageDataset, config: Config, accelerator: Accelerator
+) -> dict[str, dict[str, float]]:
+    """Logistic regression on frozen features, from one label per class to all labels; also on the pixels."""
+    transform = EvalTransform(config.image_size)
+    judged: dict[str, list[tuple[Tensor, Any]]] = {"raw pixels": [pixels(data) for data in (train, test)]}
+    for name, encoder in encoders.items():
+        encoder.to(accelerator.device)
+        judged[name] = [extract_features(encoder, data, transform=transform) for data in (train, test)]
+    columns = {"1 label per class": 1, "5 labels per class": 5, "all labels": None}
+    return {
+        name: {
+            column: few_label_eval(*train_xy, *test_xy, labels_per_class=labels).top1
+            for column, labels in columns.items()
+        }
+        for name, (train_xy, test_xy) in judged.items()
+    }
+
+
+def pixels(data: ImageDataset) -> tuple[Tensor, Any]:
+    """The images themselves as features, and their labels."""
+    return torch.stack([data.read(i).flatten() for i in range(len(data))]).float(), data.labels
+
+
+def linear_table(
+    encoders: dict[str, ResNet], train: ImageDataset, test: ImageDataset, config: Config, accelerator: Accelerator
+) -> dict[str, dict[str, float]]:
+    """The paper's linear evaluation of each encoder."""
+    table = {}
+    for name, encoder in encoders.items():
+        found = linear_eval(
+            encoder,
+            train,
+            test,
+            transform=LinearEvalAugment(config.image_size),
+            test_transform=EvalTransform(config.image_size),
+            epochs=config.eval_epochs,
+            batch_size=config.eval_batch_size,
+            base_lr=config.eval_lr,
+            seed=config.seed,
+            workers=config.workers,
+            max_steps=config.max_steps,
+            accelerator=accelerator,
+            title=f"linear evaluation, {name}",
+        )
+        table[name] = {"top-1": found.top1, "top-5": found.top5}
+    return table
+
+
+def draw(method: SimCLR, train: ImageDataset, result: PretrainResult, size: int) -> None:
+    """Pictures of the run: pairs of views as the network sees them, and the curves."""
+    shown = torch.arange(10) * (len(train) // 10)
+    keys = method.keys(shown, seed=0, epoch=0)
+    images = [train.read(i)[None] for i in shown.tolist()]
+    pairs = [method.augment(image, key[None]) for image, key in zip(images, keys, strict=True)]
+    whole = torch.cat([EvalTransform(size, crop=1.0)(image) for image in images])
+    plot_views(whole, torch.cat([a for a, _ in pairs]), torch.cat([b for _, b in pairs]), result.out / "views.png")
+    if result.history:
+        plot_history(result.history, result.out / "curves.png", chance=1 / len(train.classes or [1]))
+
+
+if __name__ == "__main__":
+    run_script(main)

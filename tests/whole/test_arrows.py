@@ -1,0 +1,86 @@
+"""Who may import whom, read from the source."""
+
+import ast
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = {path.name: path for path in (ROOT / "packages").iterdir()}
+LEAVES = {"cl-augment", "cl-losses", "cl-models"}
+# Distributions whose import name is another.
+IMPORT_NAMES = {"pillow": "PIL", "scikit-learn": "sklearn"}
+
+
+def module_name(distribution: str) -> str:
+    name = distribution.split(">")[0].split("<")[0].split("=")[0].split("[")[0].strip()
+    return IMPORT_NAMES.get(name, name).replace("-", "_")
+
+
+def imports(file: Path) -> set[tuple[str, bool]]:
+    """Top-level modules a file imports, each with whether the import stands inside a function."""
+    tree = ast.parse(file.read_text())
+    inner = {
+        id(node)
+        for function in ast.walk(tree)
+        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
+        for node in ast.walk(function)
+    }
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {(alias.name.split(".")[0], id(node) in inner) for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file} imports relatively"
+            found.add((str(node.module).split(".")[0], id(node) in inner))
+    return found
+
+
+def sources(package: str) -> list[Path]:
+    files = sorted((PACKAGES[package] / "src").rglob("*.py"))
+    assert files
+    return files
+
+
+@pytest.mark.parametrize("package", sorted(PACKAGES))
+def test_a_package_imports_what_it_declares_and_nothing_else(package):
+    project = tomllib.loads((PACKAGES[package] / "pyproject.toml").read_text())["project"]
+    required = {module_name(d) for d in project["dependencies"]}
+    extras = {module_name(d) for group in project.get("optional-dependencies", {}).values() for d in group}
+    own = package.replace("-", "_")
+    for file in sources(package):
+        for name, inside_a_function in imports(file):
+            if name in sys.stdlib_module_names or name == own:
+                continue
+            allowed = required | extras if inside_a_function else required
+            assert name in allowed, f"{file.relative_to(ROOT)} imports {name}, which {package} does not declare"
+
+
+@pytest.mark.parametrize("package", sorted(LEAVES))
+def test_a_leaf_imports_no_sibling(package):
+    siblings = {name.replace("-", "_") for name in PACKAGES if name != package}
+    for file in sources(package):
+        assert not siblings & {name for name, _ in imports(file)}, file
+
+
+def test_in_cl_train_only_methods_import_the_leaves():
+    leaves = {name.replace("-", "_") for name in LEAVES}
+    importers = {file.name for file in sources("cl-train") if leaves & {name for name, _ in imports(file)}}
+    assert importers == {"_simclr.py"}
+
+
+def test_cl_losses_needs_torch_only():
+    project = tomllib.loads((PACKAGES["cl-losses"] / "pyproject.toml").read_text())["project"]
+    assert [module_name(d) for d in project["dependencies"]] == ["torch"]
+
+
+@pytest.mark.parametrize("package", sorted(PACKAGES))
+def test_nothing_happens_at_import(package):
+    """Only definitions, imports and constants stand at the top level of a module."""
+    allowed = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef, ast.Assign, ast.AnnAssign)
+    for file in sources(package):
+        for node in ast.parse(file.read_text()).body:
+            docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+            assert docstring or isinstance(node, allowed), f"{file}:{node.lineno}"

@@ -1,0 +1,204 @@
+"""The examples as people run them: tiny settings, made-up image folders, every bad input of the manual."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from cl_train import run_script
+from PIL import Image
+from safetensors.torch import load_file
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / "examples" / "simclr_imagenet.py"
+DIGITS = ["--epochs", "1", "--warmup-epochs", "0", "--width", "0.0625", "--batch-size", "128", "--max-steps", "2"]
+FOLDERS = [
+    *["--encoder", "resnet18", "--width", "0.0625", "--image-size", "32", "--batch-size", "8"],
+    *["--max-steps", "2", "--eval-batch-size", "8", "--workers", "0"],
+]
+
+
+@pytest.fixture
+def script(monkeypatch, tmp_path):
+    """Run the script in this process with the given words; returns the exit code."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    spec = importlib.util.spec_from_file_location("simclr_imagenet", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "simclr_imagenet", module)  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    threads = torch.get_num_threads()
+
+    def run(*words: object) -> int:
+        AcceleratorState._reset_state(reset_partial_state=True)
+        monkeypatch.setattr(sys, "argv", ["simclr_imagenet.py", *map(str, words)])
+        with pytest.raises(SystemExit) as end:
+            run_script(module.main)
+        return end.value.code
+
+    yield run
+    torch.set_num_threads(threads)
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory) -> Path:
+    """train/ and val/ with two classes of JPEGs of unequal sizes: red noise and blue noise."""
+    root = tmp_path_factory.mktemp("images")
+    random = np.random.default_rng(0)
+    for part, count in (("train", 12), ("val", 5)):
+        for label, name in enumerate(("blue", "red")):
+            (root / part / name).mkdir(parents=True)
+            for index in range(count):
+                pixels = random.integers(0, 80, (40 + index, 56 - index, 3), dtype=np.uint8)
+                pixels[..., 2 - 2 * label] += 150
+                Image.fromarray(pixels).save(root / part / name / f"{index}.jpg")
+    return root
+
+
+def test_without_arguments_the_digits_are_learnt_and_judged(script, tmp_path, capsys):
+    assert script(*DIGITS) == 0
+    printed = capsys.readouterr().out
+    assert "handwritten digits" in printed
+    assert "--data DIR" in printed
+    assert "threads=" in printed
+    assert "| frozen features | 1 label per class | 5 labels per class | all labels |" in printed
+    for row in ("raw pixels", "randomly initialised encoder", "SimCLR encoder"):
+        assert f"| {row} | 0." in printed
+    out = tmp_path / "runs" / "digits"
+    for name in ("metrics.jsonl", "config.json", "encoder.safetensors", "views.png", "curves.png", "results.json"):
+        assert (out / name).stat().st_size > 0, name
+    assert json.loads((out / "results.json").read_text())["raw pixels"]["all labels"] == pytest.approx(0.978, abs=0.005)
+
+
+def test_a_finished_run_is_only_evaluated(script, tmp_path, capsys):
+    assert script(*DIGITS) == 0
+    weights = load_file(tmp_path / "runs/digits/encoder.safetensors")
+    capsys.readouterr()
+    assert script(*DIGITS) == 0
+    printed = capsys.readouterr().out
+    assert "pretrained: step 2, 0 s in this run" in printed
+    assert "| SimCLR encoder | 0." in printed
+    again = load_file(tmp_path / "runs/digits/encoder.safetensors")
+    assert all(torch.equal(again[name], tensor) for name, tensor in weights.items())
+
+
+def test_a_folder_of_jpegs_goes_through_both_phases(script, images, tmp_path, capsys):
+    assert script("--data", images, *FOLDERS) == 0
+    printed = capsys.readouterr().out
+    assert "| frozen features | top-1 | top-5 |" in printed
+    assert "| SimCLR encoder | " in printed
+    assert load_file(tmp_path / "runs/imagenet/encoder.safetensors")["conv1.weight"].shape == (4, 3, 7, 7)
+
+
+def test_the_cifar_preset_takes_class_folders_too(script, images, capsys):
+    words = ["--width", "0.0625", "--batch-size", "8", "--max-steps", "1", "--workers", "0", "--no-baseline"]
+    assert script("--preset", "cifar10", "--data", images, *words) == 0
+    printed = capsys.readouterr().out
+    assert "randomly initialised" not in printed
+    assert "| SimCLR encoder | " in printed
+
+
+def make_bad(kind: str, images: Path, tmp_path: Path) -> tuple[list[object], str]:
+    """Words of a command line and a part of the line it must end with."""
+    data = tmp_path / "data"
+    if kind in ("class folder without images", "file that is no image", "text in a class folder", "other classes"):
+        subprocess.run(["cp", "-r", str(images), str(data)], check=True)
+    if kind == "missing folder":
+        return ["--data", data], f"there is no folder {data}"
+    if kind == "missing val":
+        (data / "train" / "a").mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(data / "train/a/0.png")
+        return ["--data", data], f"there is no folder {data / 'val'}"
+    if kind == "empty folder":
+        (data / "train").mkdir(parents=True)
+        return ["--data", data], f"{data / 'train'} holds no folders"
+    if kind == "class folder without images":
+        (data / "train" / "green").mkdir()
+        return ["--data", data], f"{data / 'train' / 'green'} holds none"
+    if kind == "file that is no image":
+        (data / "val" / "red" / "0.jpg").write_text("<html>not found</html>")
+        return ["--data", data], f"{data / 'val/red/0.jpg'} is none"
+    if kind == "text in a class folder":
+        (data / "val" / "red" / "notes.txt").write_text("x")
+        return ["--data", data], f"{data / 'val/red/notes.txt'} has not the name of one"
+    if kind == "other classes":
+        (data / "val" / "red").rename(data / "val" / "rot")
+        return ["--data", data], "must have the same class folders, only one has: ['red', 'rot']"
+    if kind == "unwritable out":
+        (tmp_path / "file").write_text("")
+        return ["--out", tmp_path / "file" / "run"], f"{tmp_path / 'file' / 'run'}: Not a directory"
+    return {
+        "fewer images than a batch": (["--batch-size", 4096], "at most the number of images, 1297, got 4096"),
+        "batch below 2": (["--batch-size", 1], "at least 2 (one image has no negatives), got 1"),
+        "unknown preset": (["--preset", "imagnet"], "invalid choice: 'imagnet'"),
+        "unknown flag": (["--batchsize", 8], "unrecognized arguments: --batchsize 8"),
+        "preset without data": (["--preset", "cifar10"], "needs --data DIR"),
+        "data with digits": (["--preset", "digits", "--data", images], "must be left out"),
+        "resume from nowhere": (["--resume", tmp_path], "got " + str(tmp_path)),
+        "no epochs": (["--epochs", 0], "`epochs` must be at least 1, got 0"),
+        "no temperature": (["--temperature", 0], "`temperature` must be positive, got 0"),
+    }[kind]
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *["missing folder", "missing val", "empty folder", "class folder without images", "file that is no image"],
+        *["text in a class folder", "other classes", "unwritable out", "fewer images than a batch", "batch below 2"],
+        *["unknown preset", "unknown flag", "preset without data", "data with digits", "resume from nowhere"],
+        *["no epochs", "no temperature"],
+    ],
+)
+def test_bad_input_ends_in_one_line_and_code_2(kind, script, images, tmp_path, capsys):
+    words, line = make_bad(kind, images, tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    assert script(*words) == 2
+    error = capsys.readouterr().err.splitlines()
+    assert len(error) == 1, error
+    assert error[0].startswith("simclr_imagenet.py: error: ")
+    assert line in error[0]
+    assert sorted(tmp_path.rglob("*")) == before, "something was written"
+
+
+@pytest.mark.parametrize("value", ["2", "many"])
+def test_a_world_size_that_is_not_honoured_ends_in_one_line_and_code_2(value, script, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("WORLD_SIZE", value)
+    assert script(*DIGITS) == 2
+    error = capsys.readouterr().err.splitlines()
+    assert len(error) == 1
+    assert "WORLD_SIZE" in error[0]
+    assert not list(tmp_path.iterdir())
+
+
+def launch(*command: object, cwd: Path, timeout: float) -> str:
+    plain = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "MKL_"))}
+    done = subprocess.run(
+        [str(word) for word in command], cwd=cwd, timeout=timeout, text=True, env=plain, capture_output=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_accelerate_launch_runs_the_script_on_all_cores(tmp_path):
+    binary = Path(sys.executable).with_name("accelerate")
+    printed = launch(binary, "launch", SCRIPT, *DIGITS, "--no-baseline", cwd=tmp_path, timeout=120)
+    assert f"threads={os.cpu_count()}" in printed
+    assert "| SimCLR encoder | 0." in printed
+
+
+def test_two_processes_train_and_judge_together(images, tmp_path):
+    """Each phase on two gloo processes; one table, and the checkpoint says how it came about."""
+    binary = Path(sys.executable).with_name("torchrun")
+    words = [SCRIPT, "--data", images, *FOLDERS, "--no-baseline"]
+    printed = launch(binary, "--standalone", "--nproc_per_node", 2, *words, cwd=tmp_path, timeout=180)
+    assert printed.count("world=2 backend=gloo") == 1
+    assert printed.count("| SimCLR encoder | ") == 1
+    assert json.loads((tmp_path / "runs/imagenet/config.json").read_text())["processes"] == 2
