@@ -90,6 +90,13 @@ def test_a_finished_run_is_only_evaluated(script, tmp_path, capsys):
     assert all(torch.equal(again[name], tensor) for name, tensor in weights.items())
 
 
+def test_a_run_does_not_go_on_with_another_temperature(script, capsys):
+    assert script(*DIGITS) == 0
+    capsys.readouterr()
+    assert script(*DIGITS, "--temperature", "0.1") == 2
+    assert "is of a run with temperature=0.5, this one has temperature=0.1" in capsys.readouterr().err
+
+
 def test_a_folder_of_jpegs_goes_through_both_phases(script, images, tmp_path, capsys):
     assert script("--data", images, *FOLDERS) == 0
     printed = capsys.readouterr().out
@@ -144,6 +151,9 @@ def make_bad(kind: str, images: Path, tmp_path: Path) -> tuple[list[object], str
         "data with digits": (["--preset", "digits", "--data", images], "must be left out"),
         "resume from nowhere": (["--resume", tmp_path], "got " + str(tmp_path)),
         "no epochs": (["--epochs", 0], "`epochs` must be at least 1, got 0"),
+        "no epochs to judge by": (["--eval-epochs", 0], "`eval_epochs` must be positive, got 0"),
+        "warm-up beyond the run": (["--epochs", 3], "`warmup_epochs` must be at most `epochs`, 3, got 5"),
+        "fp16 on a CPU": (["--mixed-precision", "fp16"], "'fp16' needs a CUDA device"),
         "no temperature": (["--temperature", 0], "`temperature` must be positive, got 0"),
     }[kind]
 
@@ -154,7 +164,7 @@ def make_bad(kind: str, images: Path, tmp_path: Path) -> tuple[list[object], str
         *["missing folder", "missing val", "empty folder", "class folder without images", "file that is no image"],
         *["text in a class folder", "other classes", "unwritable out", "fewer images than a batch", "batch below 2"],
         *["unknown preset", "unknown flag", "preset without data", "data with digits", "resume from nowhere"],
-        *["no epochs", "no temperature"],
+        *["no epochs", "no epochs to judge by", "warm-up beyond the run", "fp16 on a CPU", "no temperature"],
     ],
 )
 def test_bad_input_ends_in_one_line_and_code_2(kind, script, images, tmp_path, capsys):
@@ -190,7 +200,7 @@ def launch(*command: object, cwd: Path, timeout: float) -> str:
 def test_accelerate_launch_runs_the_script_on_all_cores(tmp_path):
     binary = Path(sys.executable).with_name("accelerate")
     printed = launch(binary, "launch", SCRIPT, *DIGITS, "--no-baseline", cwd=tmp_path, timeout=120)
-    assert f"threads={os.cpu_count()}" in printed
+    assert f"threads={len(os.sched_getaffinity(0))}" in printed
     assert "| SimCLR encoder | 0." in printed
 
 

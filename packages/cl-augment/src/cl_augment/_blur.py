@@ -1,10 +1,28 @@
 """Gaussian blur with a width drawn for each image."""
 
 import torch
-from kornia.filters import gaussian_blur2d
+from kornia.filters import filter2d_separable
 from torch import Tensor, nn
 
 from cl_augment._keys import uniform
+
+
+def blur(images: Tensor, *, sigma: Tensor) -> Tensor:
+    """Blur each image by its own Gaussian, borders reflected.
+
+    Args:
+        images: float, shape (n, c, h, w); w must exceed half the kernel.
+        sigma: Standard deviations in pixels, > 0, shape (n,).
+
+    Returns:
+        Shape of `images`. The kernel has 2 (h // 20) + 1 taps.
+    """
+    radius = images.shape[-2] // 20
+    tap = torch.arange(-radius, radius + 1, device=images.device, dtype=images.dtype)
+    # Kornia's gaussian_blur2d would do but for a check of sigma that waits for the device.
+    kernel = torch.exp(-0.5 * (tap / sigma[:, None].to(images.dtype)) ** 2)
+    kernel = kernel / kernel.sum(dim=1, keepdim=True)
+    return filter2d_separable(images, kernel, kernel, border_type="reflect")
 
 
 class GaussianBlur(nn.Module):
@@ -35,14 +53,14 @@ class GaussianBlur(nn.Module):
 
     def forward(self, images: Tensor, keys: Tensor) -> Tensor:
         """Blur some images, by their keys."""
-        u = uniform(keys, 2)
-        sigma = (self.sigma[0] + (self.sigma[1] - self.sigma[0]) * u[:, :1]).expand(-1, 2)
-        taps = 2 * (images.shape[-2] // 10 // 2) + 1
-        if taps == 1:
+        height, width = images.shape[-2:]
+        radius = height // 20
+        if radius == 0:
             return images  # a kernel of one tap is the identity
-        if images.shape[-1] <= taps // 2:
-            raise ValueError(f"`images` {images.shape[-2]} px high must be over {taps // 2} px wide to be blurred.")
-        blurred = gaussian_blur2d(images, (taps, taps), sigma.to(images.dtype), border_type="reflect", separable=True)
+        if width <= radius:
+            raise ValueError(f"`images` {height} px high must be over {radius} px wide to be blurred.")
+        u = uniform(keys, 2)
+        blurred = blur(images, sigma=self.sigma[0] + (self.sigma[1] - self.sigma[0]) * u[:, 0])
         return torch.where(u[:, 1, None, None, None] < self.p, blurred.clamp(0, 1), images)
 
     def extra_repr(self) -> str:

@@ -34,7 +34,8 @@ def nt_xent_loss(
     processes, as DistributedDataParallel does, are those of one process with the whole batch.
 
     The authors' code adds the means of the two views' rows instead of averaging over all: twice this value. With
-    SGD that doubles the learning rate; with LARS it does so only for BatchNorm and biases, which LARS does not rescale.
+    SGD that doubles the learning rate. With LARS it does so only for BatchNorm and biases, which LARS does not rescale,
+    and weighs the decay of the other weights half as much against the gradient.
 
     Args:
         z_a: Projections of the first views, shape (n, d). Their scale is irrelevant: rows are normalised here.

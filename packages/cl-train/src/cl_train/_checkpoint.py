@@ -1,5 +1,6 @@
 """Checkpoints of a run: one folder each, which is there whole or not at all."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -40,10 +41,13 @@ def save_checkpoint(
     partial = folder / f".{final.name}.partial"
     shutil.rmtree(partial, ignore_errors=True)  # of a run that died while it wrote
     partial.mkdir(parents=True)
-    save_file({name: t.contiguous() for name, t in method.state_dict().items()}, partial / "method.safetensors")
+    # clones, because safetensors refuses tensors that share memory
+    weights = {name: tensor.contiguous().clone() for name, tensor in method.state_dict().items()}
+    save_file(weights, partial / "method.safetensors")
     torch.save(optimizer.state_dict(), partial / "optimizer.pt")
     if accelerator.scaler is not None:
         torch.save(accelerator.scaler.state_dict(), partial / "scaler.pt")
+    state = state | {"sha256": {file.name: _digest(file) for file in sorted(partial.iterdir())}}
     (partial / "state.json").write_text(json.dumps(state, indent=2) + "\n")
     for file in partial.iterdir():
         with file.open("rb") as handle:
@@ -89,23 +93,31 @@ def find_checkpoint(resume: str | Path, *, out: Path) -> Path | None:
 
 
 def read_state(checkpoint: Path, *, run: dict[str, Any]) -> dict[str, Any]:
-    """The saved state, after checking that it is of the same run.
+    """The saved state, after checking that the files are as they were written, and of the same run.
 
     Raises:
-        InputError: The run was started with other settings.
+        InputError: A file is damaged or missing, or the run was started with other settings.
     """
-    state = json.loads((checkpoint / "state.json").read_text())
-    for name, value in run.items():
-        if state["run"].get(name) != value:
+    try:
+        state = json.loads((checkpoint / "state.json").read_text())
+    except ValueError as error:
+        raise InputError(f"{checkpoint}/state.json is damaged: {error}.") from error
+    for name, digest in state["sha256"].items():
+        if not (checkpoint / name).is_file() or _digest(checkpoint / name) != digest:
+            raise InputError(f"{checkpoint}/{name} is damaged or missing: resume from another checkpoint.")
+    here = json.loads(json.dumps(run, default=str))  # as it looks when it comes from a file: tuples are lists
+    for name in sorted(here.keys() | state["run"].keys()):
+        there = state["run"].get(name)
+        if there != here.get(name):
             raise InputError(
-                f"{checkpoint} is of a run with {name}={state['run'].get(name)}, this one has {name}={value}: "
-                "give that value, another `out`, or resume 'never'."
+                f"{checkpoint} is of a run with {name}={there}, this one has {name}={here.get(name)}: give that value, "
+                "another `out`, or resume 'never'."
             )
     return state
 
 
 def load_checkpoint(checkpoint: Path, *, method: nn.Module, optimizer: Optimizer, accelerator: Accelerator) -> None:
-    """Fill a method and its optimiser from a checkpoint.
+    """Fill a method and its optimiser from a checkpoint that `read_state` has accepted.
 
     Raises:
         InputError: The checkpoint is of another architecture.
@@ -122,3 +134,15 @@ def load_checkpoint(checkpoint: Path, *, method: nn.Module, optimizer: Optimizer
     optimizer.load_state_dict(torch.load(checkpoint / "optimizer.pt", map_location="cpu", weights_only=True))
     if accelerator.scaler is not None and (checkpoint / "scaler.pt").is_file():
         accelerator.scaler.load_state_dict(torch.load(checkpoint / "scaler.pt", weights_only=True))
+
+
+def remove_checkpoints(folder: Path, *, after: int) -> None:
+    """Remove those of later steps: a run that goes on from an earlier one leaves them behind."""
+    for checkpoint in list_checkpoints(folder):
+        if int(checkpoint.name.removeprefix(_PREFIX)) > after:
+            shutil.rmtree(checkpoint)
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from cl_train._datasets import ImageDataset
+from cl_train._frozen import frozen
 from cl_train._loader import batches
 
 
@@ -35,12 +36,10 @@ def extract_features(
         Features, float32, (n, d), and labels, int64, (n,), or None, both on the CPU.
     """
     device = next(encoder.parameters()).device
-    was_training = encoder.training
-    encoder.eval()
     ids = list(torch.arange(len(dataset)).split(batch_size))
     found = []
-    for batch in batches(dataset, ids, ids, cut=transform, workers=workers, device=device):
-        views = transform(batch.images, batch.keys) if dataset.images is not None else batch.images
-        found.append(encoder(views.contiguous(memory_format=torch.channels_last)).float().cpu())
-    encoder.train(was_training)
+    with frozen(encoder):
+        for batch in batches(dataset, ids, ids, cut=transform, workers=workers, device=device):
+            views = transform(batch.images, batch.keys) if dataset.images is not None else batch.images
+            found.append(encoder(views.contiguous(memory_format=torch.channels_last)).float().cpu())
     return torch.cat(found), dataset.labels

@@ -59,12 +59,12 @@ def few_label_eval(
         ValueError: Features and labels do not fit, an argument is out of its range, or a class has too few images.
     """
     classes = check_features(train_x, train_y, test_x, test_y)
-    for name, value in {"labels_per_class": labels_per_class or 1, "draws": draws, "C": C}.items():
-        if value <= 0:
+    for name, value in {"labels_per_class": labels_per_class, "draws": draws, "C": C}.items():
+        if value is not None and value <= 0:
             raise ValueError(f"`{name}` must be positive, got {value}.")
     if normalize:
         train_x, test_x = functional.normalize(train_x, dim=1), functional.normalize(test_x, dim=1)
-    found = []
+    train_y, found = train_y.long(), []
     for draw in range(1 if labels_per_class is None else draws):
         chosen = _choose(train_y, labels_per_class, draw=draw)
         weight, bias = fit_logistic(train_x[chosen], train_y[chosen], classes=classes, C=C)

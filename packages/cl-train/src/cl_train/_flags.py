@@ -74,7 +74,7 @@ def parse_flags(
 
 def _how(hint: Any) -> dict[str, Any]:
     """What argparse has to know of a field's type: bool, a Literal, a class, or one of these or None."""
-    if isinstance(hint, types.UnionType):
+    if typing.get_origin(hint) in (types.UnionType, typing.Union):  # the second where a Literal is a part
         hint = next(part for part in typing.get_args(hint) if part is not type(None))
     if hint is bool:
         return {"action": argparse.BooleanOptionalAction}

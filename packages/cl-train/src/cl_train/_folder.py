@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
@@ -14,6 +14,8 @@ from cl_train._errors import InputError
 
 _SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff", ".gif"})
 _SYSTEM_FILES = frozenset({"thumbs.db", "desktop.ini"})  # and names that begin with a dot
+# What PIL says of files that are no images or damaged, in this order: most, PNG, PPM, and sizes beyond all reason.
+_BAD_IMAGE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 _MANY = 20_000  # files from which opening them all takes seconds, so a bar is shown
 
 
@@ -67,15 +69,24 @@ def decode(file: str | Path) -> Tensor:
     """
     try:
         with Image.open(file) as image:
-            pixels = np.array(image.convert("RGB"))
-    except (OSError, SyntaxError) as error:  # PIL reports damaged PNGs as SyntaxError
+            pixels = _rgb(image)
+    except _BAD_IMAGE as error:
         raise InputError(f"{file} cannot be decoded as an image: {error}.") from error
     return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
+def _rgb(image: Image.Image) -> np.ndarray:
+    if image.mode.startswith("I;16"):  # PIL would clip 16 bits to 8 instead of scaling them
+        grey = np.round(np.asarray(image, dtype=np.float32) / 257).astype(np.uint8)
+        return np.repeat(grey[:, :, None], 3, axis=2)
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")
+    return np.array(image.convert("RGB"))
+
+
 def _image_files(folder: Path) -> list[str]:
-    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and not path.name.startswith(".")]
-    files = [path for path in files if path.name.lower() not in _SYSTEM_FILES]
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name.lower() not in _SYSTEM_FILES]
+    files = [path for path in files if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
     for path in files:
         if path.suffix.lower() not in _SUFFIXES:
             raise InputError(f"every file in a class folder must be an image, {path} has not the name of one.")
@@ -88,7 +99,7 @@ def _is_image(file: str) -> bool:
     try:
         with Image.open(file):
             return True
-    except (UnidentifiedImageError, OSError, SyntaxError):
+    except _BAD_IMAGE:
         return False
 
 

@@ -17,7 +17,8 @@ class History:
 
     def __init__(self, path: Path, *, step: int, write: bool = True) -> None:
         self.path, self.write = path, write
-        lines = path.read_text().splitlines() if path.exists() and step > 0 else []
+        # what follows the last newline was cut off when the process died
+        lines = path.read_text().split("\n")[:-1] if path.exists() and step > 0 else []
         self.entries: list[dict[str, Any]] = [entry for entry in map(json.loads, lines) if entry["step"] <= step]
         if write:
             path.write_text("".join(json.dumps(entry) + "\n" for entry in self.entries))

@@ -44,5 +44,5 @@ def knn_eval(
         # relative to the nearest: the same ranking, and no overflow at a small temperature
         weights = torch.exp((similarity - similarity[:, :1]) / temperature)
         votes = torch.zeros(len(rows), classes, device=rows.device)
-        hits += top_hits(votes.scatter_add_(1, train_y[neighbours], weights), labels)
+        hits += top_hits(votes.scatter_add_(1, train_y[neighbours].long(), weights), labels)
     return Scores(top1=int(hits[0]) / len(test_y), top5=int(hits[1]) / len(test_y))

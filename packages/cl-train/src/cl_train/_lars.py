@@ -90,7 +90,7 @@ class LARS(Optimizer):
         torch._foreach_sub_(params, buffers)
 
 
-def lars_groups(module: nn.Module, *, weight_decay: float) -> list[dict[str, Any]]:
+def lars_groups(module: nn.Module, *, weight_decay: float | None = None) -> list[dict[str, Any]]:
     """Parameter groups as the papers use LARS: BatchNorm, biases and probes are neither decayed nor adapted.
 
     What is one-dimensional (biases, scales and shifts of norms) and what belongs to a submodule named `probe` goes
@@ -98,7 +98,7 @@ def lars_groups(module: nn.Module, *, weight_decay: float) -> list[dict[str, Any
 
     Args:
         module: Its trainable parameters are grouped.
-        weight_decay: Of the other group, >= 0.
+        weight_decay: Of the other group, >= 0; None leaves it to the optimiser's own.
 
     Returns:
         Two groups, for `LARS` (or, without `adapt`, for any optimiser of torch).
@@ -109,7 +109,7 @@ def lars_groups(module: nn.Module, *, weight_decay: float) -> list[dict[str, Any
         if parameter.requires_grad:
             is_plain = parameter.ndim <= 1 or "probe" in name.split(".")
             (plain if is_plain else adapted).append(parameter)
-    return [
-        {"params": adapted, "weight_decay": weight_decay, "adapt": True},
-        {"params": plain, "weight_decay": 0.0, "adapt": False},
-    ]
+    first: dict[str, Any] = {"params": adapted, "adapt": True}
+    if weight_decay is not None:
+        first["weight_decay"] = weight_decay
+    return [first, {"params": plain, "weight_decay": 0.0, "adapt": False}]

@@ -1,11 +1,15 @@
 """Processes, devices and precision: what a launcher decides, checked before anything runs."""
 
 import os
+import sys
+from datetime import timedelta
 from pathlib import Path
 from typing import Literal
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState, is_initialized
+from accelerate.utils import InitProcessGroupKwargs
 
 from cl_train._errors import InputError
 
@@ -14,7 +18,17 @@ MixedPrecision = Literal["auto", "no", "bf16", "fp16"]
 
 def cores_per_process() -> int:
     """The machine's cores, shared out among its processes."""
-    return max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    # of those that this process may use: a scheduler or container often grants fewer than the machine has
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    return max(1, cores // _count_of("LOCAL_WORLD_SIZE"))
+
+
+def _count_of(name: str) -> int:
+    """A number of processes from the environment, 1 where it is not set."""
+    value = os.environ.get(name, "1")
+    if not value.isdigit() or int(value) < 1:
+        raise InputError(f"{name} must be a number of processes, got {value!r}.")
+    return int(value)
 
 
 def use_all_cores() -> None:
@@ -27,21 +41,19 @@ def make_accelerator(mixed_precision: MixedPrecision = "auto") -> Accelerator:
     """An Accelerator for however this process was launched.
 
     Args:
-        mixed_precision: "auto" is bf16 where the device computes it natively, else float32. fp16 scales the loss.
+        mixed_precision: "auto" is what this process already runs in, or else bf16 where the device computes it
+            natively, or else float32. fp16 scales the loss.
 
     Returns:
         Accelerator on the GPU if there is one, else on the CPU (processes then talk by gloo).
 
     Raises:
-        InputError: The environment announces several processes that this one cannot join, or `mixed_precision` is none
-            of the four.
+        InputError: The environment announces several processes that this one cannot join, it configures what is not
+            supported, or `mixed_precision` is none of the four or fp16 without CUDA.
     """
     if mixed_precision not in ("auto", "no", "bf16", "fp16"):
         raise InputError(f"`mixed_precision` must be 'auto', 'no', 'bf16' or 'fp16', got {mixed_precision!r}.")
-    announced = os.environ.get("WORLD_SIZE", "1")
-    if not announced.isdigit() or int(announced) < 1:
-        raise InputError(f"WORLD_SIZE must be a number of processes, got {announced!r}.")
-    wanted = int(announced)
+    wanted = _count_of("WORLD_SIZE")
     missing = [name for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
     if wanted > 1 and missing:
         raise InputError(
@@ -49,11 +61,40 @@ def make_accelerator(mixed_precision: MixedPrecision = "auto") -> Accelerator:
             "start with torchrun or accelerate launch, or unset WORLD_SIZE."
         )
     on_cpu = not torch.accelerator.is_available()
-    precision = _native_precision() if mixed_precision == "auto" else mixed_precision
-    accelerator = Accelerator(cpu=on_cpu, mixed_precision=precision)
+    if mixed_precision == "fp16" and not torch.cuda.is_available():
+        raise InputError("`mixed_precision` 'fp16' needs a CUDA device (its loss scaling does), take 'bf16' or 'no'.")
+    # Accelerate has one precision per process.
+    running = AcceleratorState().mixed_precision if is_initialized() else None
+    if mixed_precision == "auto":
+        precision = running or _native_precision()
+    elif running is not None and running != mixed_precision:
+        raise InputError(
+            f"`mixed_precision` is {running!r} in this process since its first use, got {mixed_precision!r}."
+        )
+    else:
+        precision = mixed_precision
+    # half an hour, as gloo's default: the main process may have a million files to check while the others wait
+    timeout = InitProcessGroupKwargs(timeout=timedelta(minutes=30))
+    accelerator = Accelerator(cpu=on_cpu, mixed_precision=precision, kwargs_handlers=[timeout])
+    check_accelerator(accelerator)
     if accelerator.num_processes != wanted:
         raise InputError(f"WORLD_SIZE={wanted} is set but {accelerator.num_processes} processes take part.")
     return accelerator
+
+
+def check_accelerator(accelerator: Accelerator) -> None:
+    """Raise where Accelerate was told, perhaps by its environment or a forgotten file, to do what the loop does not.
+
+    Raises:
+        InputError: Gradient accumulation, which would scale the loss, or FSDP, DeepSpeed and the like.
+    """
+    if accelerator.gradient_accumulation_steps != 1:
+        raise InputError(
+            f"gradient accumulation is set to {accelerator.gradient_accumulation_steps} steps in Accelerate's "
+            "configuration; it adds no negatives and must be 1."
+        )
+    if accelerator.distributed_type.value not in ("NO", "MULTI_GPU", "MULTI_CPU", "MULTI_XPU"):
+        raise InputError(f"Accelerate is configured for {accelerator.distributed_type.value}, only DDP is supported.")
 
 
 def describe(accelerator: Accelerator) -> str:

@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from cl_train._datasets import ImageDataset
 from cl_train._errors import InputError
+from cl_train._frozen import frozen
 from cl_train._launch import make_accelerator
 from cl_train._loader import batches, epoch_ids
 from cl_train._progress import Progress
@@ -37,8 +38,9 @@ class _Features:
     ) -> Iterator[tuple[Tensor, Tensor]]:
         source = batches(dataset, ids, keys, cut=transform, workers=self.workers, device=self.accelerator.device)
         for batch in source:
-            with torch.no_grad(), self.accelerator.autocast():
+            with torch.no_grad():  # views in full precision, the encoder in that of the run
                 views = transform(batch.images, batch.keys) if dataset.images is not None else batch.images
+            with torch.no_grad(), self.accelerator.autocast():
                 features = self.encoder(views.contiguous(memory_format=torch.channels_last)).float()
             assert batch.labels is not None  # checked by linear_eval
             yield features, batch.labels
@@ -74,7 +76,7 @@ def linear_eval(
         transform: `(images, keys) -> views` for training, such as `cl_augment.LinearEvalAugment`.
         test_transform: Likewise for the test, such as `cl_augment.EvalTransform`.
         epochs: Passes over the training images, >= 1.
-        batch_size: Images per step over all processes, a multiple of their number; at most all images are taken.
+        batch_size: Images per step over all processes; cut to all images and to a multiple of the processes.
         base_lr: Learning rate at a batch of 256, > 0.
         seed: Seed of the order of the images and of their views.
         workers: Worker processes per process that read images which are not in memory; None: one for each core, at
@@ -96,22 +98,41 @@ def linear_eval(
     if train.classes != test.classes:
         raise InputError(f"`train` and `test` must have the same classes, got {train.classes} and {test.classes}.")
     batch_size = min(batch_size, len(train)) // accelerator.num_processes * accelerator.num_processes
+    if max_steps is not None and max_steps < 1:
+        raise InputError(f"`max_steps` must be at least 1, got {max_steps}.")
     for name, value in {"epochs": epochs, "batch_size": batch_size, "base_lr": base_lr}.items():
         if value <= 0:
             raise InputError(f"`{name}` must be positive, got {value}.")
-    was_training = encoder.training
-    encoder.to(accelerator.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    encoder.to(accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     features = _Features(encoder, accelerator, workers)
-    width: int = encoder.feature_dim  # type: ignore[assignment]
-    layer = nn.Linear(width, len(train.classes or []), device=accelerator.device)
-    for parameter in layer.parameters():
-        nn.init.zeros_(parameter)
-    lr = scaled_lr(base_lr, batch_size)
-    optimizer = torch.optim.SGD(layer.parameters(), lr, momentum=0.9, nesterov=True)
     total_steps = epochs * (len(train) // batch_size)
     last = total_steps if max_steps is None else min(max_steps, total_steps)
     shown = Progress(total=last, done=0, title=title, visible=progress and accelerator.is_main_process)
-    for epoch in range(epochs):
+    with frozen(encoder):
+        width: int = encoder.feature_dim  # type: ignore[assignment]
+        layer = nn.Linear(width, len(train.classes or []), device=accelerator.device)
+        _train(layer, train, features, transform, batch_size, scaled_lr(base_lr, batch_size), seed, total_steps, shown)
+        return _test(layer, test, features, test_transform, batch_size, accelerator)
+
+
+def _train(
+    layer: nn.Linear,
+    train: ImageDataset,
+    features: _Features,
+    transform: Transform,
+    batch_size: int,
+    lr: float,
+    seed: int,
+    total_steps: int,
+    shown: Progress,
+) -> None:
+    """Fit the layer, from zero, until the progress bar is full."""
+    accelerator = features.accelerator
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+    optimizer = torch.optim.SGD(layer.parameters(), lr, momentum=0.9, nesterov=True)
+    epoch = 0
+    while shown.done < shown.total:
         ids = epoch_ids(
             len(train),
             batch_size=batch_size,
@@ -119,20 +140,20 @@ def linear_eval(
             epoch=epoch,
             process=accelerator.process_index,
             processes=accelerator.num_processes,
-        )[: last - shown.done]
+        )[: shown.total - shown.done]
         keys = torch.from_numpy(np.random.default_rng([seed, epoch, 1]).integers(1 << 62, size=len(train)))
         for x, y in features(train, ids, [keys[numbers] for numbers in ids], transform):
             optimizer.param_groups[0]["lr"] = lr * warmup_cosine(shown.done, warmup_steps=0, total_steps=total_steps)
             optimizer.zero_grad()
-            functional.cross_entropy(layer(x), y).backward()
+            loss = functional.cross_entropy(layer(x), y)
+            loss.backward()
             for parameter in layer.parameters():  # two small tensors, in full precision: no need for DDP
                 parameter.grad = accelerator.reduce(parameter.grad, reduction="mean")
             optimizer.step()
             shown.step()
+        shown.tell(f"loss {loss.item():.4g}")
+        epoch += 1
     shown.close()
-    result = _test(layer, test, features, test_transform, batch_size, accelerator)
-    encoder.train(was_training)
-    return result
 
 
 def _test(

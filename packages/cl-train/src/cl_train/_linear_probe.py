@@ -48,7 +48,7 @@ def linear_probe(
         if value <= 0:
             raise ValueError(f"`{name}` must be positive, got {value}.")
     scale = train_x.float().square().mean().sqrt().clamp(min=1e-12)
-    train_x, test_x = train_x.float() / scale, test_x.float() / scale
+    train_x, test_x, train_y = train_x.float() / scale, test_x.float() / scale, train_y.long()
     batch_size = min(batch_size, len(train_x))
     layer = torch.nn.Linear(train_x.shape[1], classes, device=train_x.device)
     for parameter in layer.parameters():

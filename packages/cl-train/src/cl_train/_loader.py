@@ -6,10 +6,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from cl_train._datasets import ImageDataset
+from cl_train._errors import InputError
 from cl_train._launch import cores_per_process
+
+_PIECE = 32  # images that a worker reads at a time
 
 Cut = Callable[[Tensor, Tensor], Any]
 
@@ -53,8 +56,19 @@ class _CutImages(Dataset[Any]):
 
     def __getitem__(self, index: tuple[int, int]) -> Any:
         number, key = index
-        cuts = self.cut(self.dataset.read(number)[None], torch.tensor([key]))
+        try:
+            image = self.dataset.read(number)
+        except InputError as error:
+            return (
+                error  # raised by `_from_files`: a worker's own exception would arrive with its traceback as its text
+            )
+        cuts = self.cut(image[None], torch.tensor([key]))
         return cuts[0] if isinstance(cuts, Tensor) else tuple(part[0] for part in cuts)
+
+
+def _collate(cuts: list[Any]) -> Any:
+    errors = [cut for cut in cuts if isinstance(cut, InputError)]
+    return errors[0] if errors else default_collate(cuts)
 
 
 def batches(
@@ -80,24 +94,53 @@ def batches(
     Yields:
         One `Batch` for each element of `ids`.
     """
-    if dataset.images is not None:
-        source: Iterator[Any] = (dataset.images[numbers] for numbers in ids)
-    else:
-        plan = [list(zip(n.tolist(), k.tolist(), strict=True)) for n, k in zip(ids, keys, strict=True)]
-        source = iter(
-            DataLoader(
-                _CutImages(dataset, cut),
-                batch_sampler=plan,
-                num_workers=min(8, cores_per_process()) if workers is None else workers,
-                pin_memory=device.type == "cuda",
-            )
+    read: Iterator[Any] = (
+        _from_files(dataset, ids, keys, cut, workers, device)
+        if dataset.images is None
+        else (dataset.images[numbers] for numbers in ids)
+    )
+    for images, numbers, batch_keys in zip(read, ids, keys, strict=True):
+        labels = None if dataset.labels is None else _to(dataset.labels[numbers], device)
+        yield Batch(_to(images, device), _to(batch_keys, device), labels)
+
+
+def _from_files(
+    dataset: ImageDataset,
+    ids: Sequence[Tensor],
+    keys: Sequence[Tensor],
+    cut: Cut,
+    workers: int | None,
+    device: torch.device,
+) -> Iterator[Any]:
+    """Cuts of whole batches, from workers that share the work of each: memory is for pieces, not for batches."""
+    pairs = [list(zip(n.tolist(), k.tolist(), strict=True)) for n, k in zip(ids, keys, strict=True)]
+    pieces = [[batch[start : start + _PIECE] for start in range(0, len(batch), _PIECE)] for batch in pairs]
+    loader = iter(
+        DataLoader(
+            _CutImages(dataset, cut),
+            batch_sampler=[piece for batch in pieces for piece in batch],
+            collate_fn=_collate,
+            num_workers=min(8, cores_per_process()) if workers is None else workers,
+            pin_memory=device.type == "cuda",
         )
-    for images, numbers, batch_keys in zip(source, ids, keys, strict=True):
-        labels = None if dataset.labels is None else dataset.labels[numbers].to(device, non_blocking=True)
-        yield Batch(_to(images, device), batch_keys.to(device, non_blocking=True), labels)
+    )
+    for batch in pieces:
+        parts = [_to(_checked(next(loader)), device) for _ in batch]
+        if isinstance(parts[0], Tensor):
+            yield torch.cat(parts)
+        else:
+            yield tuple(torch.cat(views) for views in zip(*parts, strict=True))
+
+
+def _checked(cuts: Any) -> Any:
+    if isinstance(cuts, InputError):
+        raise cuts
+    return cuts
 
 
 def _to(images: Any, device: torch.device) -> Any:
-    if isinstance(images, Tensor):
-        return images.to(device, non_blocking=True)
-    return tuple(part.to(device, non_blocking=True) for part in images)
+    if not isinstance(images, Tensor):
+        return tuple(_to(part, device) for part in images)
+    if device.type == "cuda" and not images.is_cuda:
+        images = images.pin_memory()  # from pageable memory the copy would wait for the device
+    return images.to(device, non_blocking=True)

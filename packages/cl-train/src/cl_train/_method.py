@@ -1,6 +1,7 @@
 """What the loop needs to know of a method, and nothing else."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 class Method(nn.Module, ABC):
     """A way of learning from images: views in, embeddings, loss. Abstract; `SimCLR` is one.
 
-    The step of `pretrain` is
+    The step of `pretrain` (_step.py) is
 
         views = method.views(images, keys)       # no gradient, full precision
         embeddings = method(views)               # the only call with parameters: autocast, DDP
@@ -25,9 +26,13 @@ class Method(nn.Module, ABC):
     def keys(self, ids: Tensor, *, seed: int, epoch: int) -> Tensor:
         """Random keys of images by their numbers: int64 (n,) -> int64 (n,)."""
 
+    @property
     @abstractmethod
-    def cut(self, images: Tensor, keys: Tensor) -> Any:
-        """The part of the augmentation that makes images equal in size, run on one image at a time in workers."""
+    def cut(self) -> Callable[[Tensor, Tensor], Any]:
+        """`(images, keys) -> cuts`: the part of the augmentation that makes images equal in size.
+
+        Called on one image at a time in worker processes; a property, so that the function alone travels there.
+        """
 
     @abstractmethod
     def views(self, images: Any, keys: Tensor) -> Tensor:
@@ -35,7 +40,7 @@ class Method(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, views: Tensor) -> Any:
-        """Embeddings of views: tensors, or tuples of them."""
+        """Embeddings of views: a tuple of tensors with one row per image, so that chunks of a batch can be joined."""
 
     @abstractmethod
     def loss(self, embeddings: Any, labels: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:

@@ -28,13 +28,10 @@ def make_run_folder(out: Path) -> None:
         raise InputError(f"`out` must be a folder that can be written to, {out}: {error.strerror}.") from error
 
 
-def write_config(
-    out: Path, *, run: Mapping[str, Any], config: Mapping[str, Any] | None, accelerator: Accelerator
-) -> None:
-    """Write `config.json`: what identifies the run, the caller's settings, devices and versions."""
+def write_config(out: Path, *, run: Mapping[str, Any], accelerator: Accelerator) -> None:
+    """Write `config.json`: what identifies the run, devices and versions."""
     text = {
         "run": dict(run),
-        "config": None if config is None else dict(config),
         "processes": accelerator.num_processes,
         "device": str(accelerator.device),
         "mixed_precision": accelerator.mixed_precision,

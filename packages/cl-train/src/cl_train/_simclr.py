@@ -8,14 +8,17 @@ from cl_augment import TwoViewAugment, sample_keys
 from torch import Tensor, nn
 from torch.nn import functional
 
+from cl_train._errors import InputError
 from cl_train._method import Method
 
 
 class SimCLREmbeddings(NamedTuple):
-    """Rows 0 ... n - 1 are the first views, the rest the second. `logits` are the probe's, if there is one."""
+    """Projections of both views, (n, d), and what the probe says of them, (n, classes), if there is one."""
 
-    z: Tensor
-    logits: Tensor | None
+    z_a: Tensor
+    z_b: Tensor
+    logits_a: Tensor | None
+    logits_b: Tensor | None
 
 
 class SimCLR(Method):
@@ -57,9 +60,10 @@ class SimCLR(Method):
         """Keys of the views, by `cl_augment.sample_keys`."""
         return sample_keys(ids, seed=seed, epoch=epoch)
 
-    def cut(self, images: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
+    @property
+    def cut(self) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
         """Both crops of images (n, c, h, w)."""
-        return self.augment.cut(images, keys)
+        return self.augment.cut
 
     def views(self, images: Tensor | tuple[Tensor, Tensor], keys: Tensor) -> Tensor:
         """First views, then second ones: (2n, c, size, size)."""
@@ -69,15 +73,22 @@ class SimCLR(Method):
     def forward(self, views: Tensor) -> SimCLREmbeddings:
         """One forward of both views, so BatchNorm's statistics are over both, as in the authors' code."""
         features = self.encoder(views)
-        logits = None if self.probe is None else self.probe(features.detach())
-        return SimCLREmbeddings(self.projector(features), logits)
+        z_a, z_b = self.projector(features).chunk(2)
+        logits = (None, None) if self.probe is None else self.probe(features.detach()).chunk(2)
+        return SimCLREmbeddings(z_a, z_b, *logits)
 
     def loss(self, embeddings: Any, labels: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
-        """Contrast of the views plus the probe's cross entropy; logs the first as "loss", and "probe_top1"."""
-        contrast = self.contrast(*embeddings.z.chunk(2))
+        """Contrast of the views plus the probe's cross entropy; logs the first as "loss", and "probe_top1".
+
+        Raises:
+            InputError: There is a probe but no labels.
+        """
+        contrast = self.contrast(embeddings.z_a, embeddings.z_b)
         metrics = {"loss": contrast.detach()}
-        if embeddings.logits is None or labels is None:
+        if self.probe is None:
             return contrast, metrics
-        both = labels.repeat(2)
-        metrics["probe_top1"] = (embeddings.logits.detach().argmax(1) == both).float().mean()
-        return contrast + functional.cross_entropy(embeddings.logits, both), metrics
+        if labels is None:
+            raise InputError("`num_classes` asks for a probe, but the data set has no labels.")
+        logits, both = torch.cat([embeddings.logits_a, embeddings.logits_b]), labels.repeat(2)
+        metrics["probe_top1"] = (logits.detach().argmax(1) == both).float().mean()
+        return contrast + functional.cross_entropy(logits, both), metrics

@@ -1,0 +1,160 @@
+"""Whole runs on 2 and 3 processes against the same runs on one: weights, logs and scores."""
+
+import contextlib
+import json
+import os
+import re
+import runpy
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+WORKER = Path(__file__).with_name("_worker.py")
+SECONDS = 120
+WORLDS = [2, 3]
+
+
+def spawn(folder: Path) -> dict[int, list[dict]]:
+    """What every process of every world has at the end; none outlives this call."""
+    worker = subprocess.Popen(
+        [sys.executable, str(WORKER), str(folder), *map(str, WORLDS)],
+        env=os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"},
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        errors = worker.communicate(timeout=SECONDS)[1]
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(worker.pid, signal.SIGKILL)  # the forked ones too
+        worker.wait()
+        worker.stderr.close()
+    assert worker.returncode == 0, f"{worker.returncode} processes failed: {errors}"
+    return {
+        world: [torch.load(folder / f"world {world}" / f"result_{rank}.pt") for rank in range(world)]
+        for world in WORLDS
+    }
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("distributed")
+
+
+@pytest.fixture(scope="module")
+def seen(folders) -> dict[int, list[dict]]:
+    return spawn(folders)
+
+
+@pytest.fixture(scope="module")
+def alone(folders) -> dict:
+    """The same runs in this process."""
+    return runpy.run_path(str(WORKER))["observe"](folders / "alone")
+
+
+def gap(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> float:
+    assert found.keys() == expected.keys()
+    return max((found[name] - expected[name]).abs().max().item() for name in expected)
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_each_process_is_one_of_its_world(seen, world):
+    for result in seen[world]:
+        line = f"world={world} backend=gloo device=cpu(:0)? precision=no threads=1"
+        assert re.fullmatch(line, result["describe"])
+
+
+@pytest.mark.parametrize("case", ["sgd", "lars", "resumed"])
+@pytest.mark.parametrize("world", WORLDS)
+def test_a_run_on_many_processes_has_the_weights_of_one(seen, alone, world, case):
+    for result in seen[world]:
+        assert gap(result[case]["weights"], alone[case]["weights"]) < 1e-9
+
+
+@pytest.mark.parametrize("case", ["sgd", "lars", "without gather"])
+@pytest.mark.parametrize("world", WORLDS)
+def test_all_processes_have_the_same_weights_bit_for_bit(seen, world, case):
+    for result in seen[world][1:]:
+        assert gap(result[case]["weights"], seen[world][0][case]["weights"]) == 0
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_a_run_that_was_begun_on_many_processes_can_be_finished_on_one(seen, alone, folders, tmp_path, world):
+    begun = folders / f"world {world}" / "sgd" / "checkpoints" / "step-00000003"
+    finished = runpy.run_path(str(WORKER))["run"](tmp_path, seed=6, resume=begun)
+    assert gap(finished["weights"], alone["sgd"]["weights"]) < 1e-9
+
+
+@pytest.mark.parametrize("case", ["sgd", "lars"])
+def test_the_runs_went_somewhere(alone, case):
+    start = runpy.run_path(str(WORKER))["method"]().state_dict()
+    assert gap(alone[case]["weights"], start) > 1e-2
+
+
+@pytest.mark.parametrize("case", ["sgd", "lars", "resumed"])
+@pytest.mark.parametrize("world", WORLDS)
+def test_a_run_on_many_processes_logs_what_one_does(seen, alone, world, case):
+    for result in seen[world]:
+        assert len(result[case]["history"]) == 5
+        for found, expected in zip(result[case]["history"], alone[case]["history"], strict=True):
+            assert found == pytest.approx(expected, rel=1e-6)  # losses are averaged in float32
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_one_file_has_the_log_of_all_processes(seen, folders, world):
+    log = folders / f"world {world}" / "sgd" / "metrics.jsonl"
+    assert [json.loads(line)["step"] for line in log.read_text().splitlines()] == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_all_processes_leave_with_the_running_statistics_of_the_main_one(seen, world):
+    assert any("running_mean" in name for name in seen[world][0]["batchnorm"]["weights"])
+    for result in seen[world][1:]:
+        assert gap(result["batchnorm"]["weights"], seen[world][0]["batchnorm"]["weights"]) == 0
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_processes_that_find_different_checkpoints_are_refused(seen, world):
+    for result in seen[world]:
+        starts = [2] + [0] * (world - 1)
+        assert (
+            result["own folders"]
+            == f"`out` must be a folder that all processes share, they found checkpoints of steps {starts}."
+        )
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_linear_eval_gives_the_scores_of_one_process_on_each(seen, alone, world):
+    for result in seen[world]:
+        assert result["linear eval"] == alone["linear eval"]
+
+
+def test_the_scores_to_compare_are_neither_none_nor_all(alone):
+    assert 0.1 < alone["linear eval"]["top1"] < 0.9
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_every_process_has_all_features(seen, alone, world):
+    for result in seen[world]:
+        assert_close(result["features"], alone["features"], rtol=0, atol=1e-6)
+
+
+# The tests above can fail: negatives of each process's own share only, the bug that a lone process cannot have
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_a_run_without_gathered_negatives_is_noticed(seen, alone, world):
+    assert gap(alone["without gather"]["weights"], alone["sgd"]["weights"]) == 0
+    assert gap(seen[world][0]["without gather"]["weights"], alone["sgd"]["weights"]) > 1e-4
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_a_run_without_gathered_negatives_logs_other_losses(seen, alone, world):
+    found, expected = (r["without gather"]["history"][0]["loss"] for r in (seen[world][0], alone))
+    assert found < expected - 0.1  # fewer candidates, less to choose from
