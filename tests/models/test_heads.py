@@ -105,3 +105,10 @@ def test_head_says_which_size_is_below_1(name):
     sizes = {"in_dim": 6, "hidden_dim": 5, "out_dim": 4, "layers": 2, name: 0}
     with pytest.raises(ValueError, match=f"^{re.escape(f'`{name}` must be at least 1, got 0.')}$"):
         ProjectionHead(**sizes)
+
+
+def test_a_head_keeps_its_form_when_batchnorm_is_synchronised():
+    head = nn.SyncBatchNorm.convert_sync_batchnorm(ProjectionHead(4, 4, 2))
+    hidden, last = (module for module in head.modules() if isinstance(module, nn.SyncBatchNorm))
+    assert hidden.bias is not None
+    assert last.bias is None
