@@ -354,3 +354,12 @@ def test_a_copied_run_folder_can_be_resumed(tmp_path):
     method = simclr(seed=6)
     run(tmp_path / "b", method=method)
     assert_bit_equal(weights(method), weights(whole))
+
+
+def test_a_folder_with_checkpoints_of_its_own_takes_no_others(tmp_path):
+    saved = run(tmp_path / "a", max_steps=2).checkpoint
+    run(tmp_path / "b", max_steps=4)
+    before = names(tmp_path / "b" / "checkpoints")
+    with refused(f"`out` must have no checkpoints of its own to go on from {saved}, {tmp_path / 'b'} has 2."):
+        run(tmp_path / "b", resume=saved)
+    assert names(tmp_path / "b" / "checkpoints") == before

@@ -63,3 +63,14 @@ def test_the_cl_losses_wheel_alone_passes_its_tests(wheels, tmp_path):
     tests = ROOT / "tests" / "losses"
     output = run(python, "-P", "-m", "pytest", "-q", "-c", ROOT / "pyproject.toml", "--rootdir", tmp_path, tests)
     assert " passed" in output
+
+
+def test_the_cl_train_wheel_brings_the_other_three(wheels, tmp_path):
+    environment, python = tmp_path / "env", tmp_path / "env" / "bin" / "python"
+    run(sys.executable, "-m", "uv", "venv", "--python", sys.executable, environment)
+    install = (sys.executable, "-m", "uv", "pip", "install", "--python", python, "--dry-run")
+    planned = run(*install, "--find-links", wheels["cl-train"].parent, "cl-train")
+    for package in PACKAGES:
+        assert f" + {package}==" in planned
+    assert " + matplotlib==" not in planned
+    assert " + torchvision==" not in planned

@@ -76,7 +76,7 @@ def find_checkpoint(resume: str | Path, *, out: Path) -> Path | None:
         A checkpoint folder, or None to start from the beginning.
 
     Raises:
-        InputError: `resume` is a path without a checkpoint.
+        InputError: `resume` is a path without a checkpoint, or of another run than the one that `out` already holds.
     """
     if resume == "never":
         return None
@@ -84,11 +84,12 @@ def find_checkpoint(resume: str | Path, *, out: Path) -> Path | None:
         found = list_checkpoints(out / "checkpoints")
         return found[-1] if found else None
     path = Path(resume)
-    if (path / "state.json").is_file():
-        return path
-    found = list_checkpoints(path / "checkpoints")
+    found = [path] if (path / "state.json").is_file() else list_checkpoints(path / "checkpoints")
     if not found:
         raise InputError(f"`resume` must be 'auto', 'never', a checkpoint or the folder of a run, got {path}.")
+    own = list_checkpoints(out / "checkpoints")
+    if own and found[-1].parent.resolve() != own[-1].parent.resolve():
+        raise InputError(f"`out` must have no checkpoints of its own to go on from {path}, {out} has {len(own)}.")
     return found[-1]
 
 

@@ -139,8 +139,7 @@ def pretrain(
     _check_agreement(start, accelerator)
     make_run_folder(out)  # the last thing that can be refused
     if accelerator.is_main_process:
-        if resume == "never" or (checkpoint is not None and checkpoint.parent == out / "checkpoints"):
-            remove_checkpoints(out / "checkpoints", after=start if checkpoint else -1)
+        remove_checkpoints(out / "checkpoints", after=start if checkpoint else -1)
         write_config(out, run=run, accelerator=accelerator)
     accelerator.wait_for_everyone()
     with accelerator.main_process_first():  # it rewrites the file that the others then read
