@@ -65,6 +65,14 @@ class Process:
         return {"value": value.detach(), "grad": torch.stack([z.grad for z in rows])}
 
 
+def incoming(rank: int, world: int) -> dict[str, Tensor]:
+    """What becomes of the gradient that autograd hands to the gather's backward, and what comes out of it."""
+    rows = torch.zeros(2, 3, dtype=torch.float64, requires_grad=True)
+    given = torch.full((2 * world, 3), float(rank + 1), dtype=torch.float64)
+    module_under_test_gather(rows, sizes=[2] * world, group=None).backward(given)
+    return {"given": given, "grad": rows.grad}
+
+
 def detached(rows: Tensor, **arguments) -> Tensor:
     """The planted bug: rows of other processes count, but nobody learns from them."""
     return module_under_test_gather(rows.detach(), **arguments)
@@ -103,6 +111,7 @@ def observe(process: Process) -> dict[str, dict[str, Tensor]]:
             z_a, z_b = (x @ process.inputs["weight"].T for x in process.views(equal))
             value = nt_xent_loss(z_a, z_b, temperature=0.5, group=pair)
             seen["group"] = {"value": value}
+    seen["incoming"] = incoming(process.rank, world)
     module_under_test.gather_rows = detached
     seen["planted"] = process.averaged(nt_xent(), equal)
     if world == 2:

@@ -150,6 +150,13 @@ def test_nt_xent_without_gather_gives_the_golden_value(seen, rank, value):
     assert seen[2][rank]["golden local"]["value"].item() == pytest.approx(value, abs=1e-13)
 
 
+@pytest.mark.parametrize("world", WORLDS)
+def test_the_backward_of_the_gather_sums_and_leaves_the_gradient_it_was_given_alone(seen, world):
+    for rank, result in enumerate(seen[world]):
+        assert bool((result["incoming"]["given"] == rank + 1).all())
+        assert bool((result["incoming"]["grad"] == sum(range(1, world + 1))).all())
+
+
 # The tests above can fail: the gathered rows without their gradient, a bug that many have written
 
 

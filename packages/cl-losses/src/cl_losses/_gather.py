@@ -22,7 +22,8 @@ class _GatherRows(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[no-untyped-def]
         # all_reduce, not reduce_scatter: gloo has no reduce_scatter, and d = 128 columns are little to send.
-        grad = grad.contiguous()
+        # A copy, because autograd may still need the tensor it hands over.
+        grad = grad.clone(memory_format=torch.contiguous_format)
         distributed.all_reduce(grad, group=ctx.group)
         start = sum(ctx.sizes[: distributed.get_rank(ctx.group)])
         return grad[start : start + ctx.sizes[distributed.get_rank(ctx.group)]], None, None
