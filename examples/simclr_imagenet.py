@@ -254,7 +254,8 @@ def linear_table(
 
 def draw(method: SimCLR, train: ImageDataset, result: PretrainResult, size: int) -> None:
     """Pictures of the run: pairs of views as the network sees them, and the curves."""
-    shown = torch.arange(10) * (len(train) // 10)
+    count = min(10, len(train))
+    shown = torch.arange(count) * (len(train) // count)
     keys = method.keys(shown, seed=0, epoch=0)
     images = [train.read(i)[None] for i in shown.tolist()]
     pairs = [method.augment(image, key[None]) for image, key in zip(images, keys, strict=True)]

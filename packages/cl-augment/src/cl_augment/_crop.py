@@ -55,8 +55,8 @@ class RandomResizedCropFlip(nn.Module):
     """A random box of each image, resized to a square and mirrored half of the time, in one sampling.
 
     The box follows torchvision's `RandomResizedCrop`, the pixels its `resized_crop` with `antialias=True`, then
-    clipped to [0, 1]. The paper's code resizes without antialiasing; the two differ only where the box is larger
-    than the output.
+    clipped to [0, 1]. The authors' TensorFlow 2 code resizes by the same cubic without antialiasing, which differs only
+    where the box is larger than the output; their TensorFlow 1 code has another cubic and another grid.
 
     Args:
         size: Side of the output in pixels, >= 1.

@@ -59,9 +59,7 @@ class _CutImages(Dataset[Any]):
         try:
             image = self.dataset.read(number)
         except InputError as error:
-            return (
-                error  # raised by `_from_files`: a worker's own exception would arrive with its traceback as its text
-            )
+            return error  # for `_from_files` to raise: raised here, it would arrive with a traceback in its text
         cuts = self.cut(image[None], torch.tensor([key]))
         return cuts[0] if isinstance(cuts, Tensor) else tuple(part[0] for part in cuts)
 
