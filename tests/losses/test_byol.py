@@ -120,8 +120,8 @@ def test_byol_says_which_shapes_do_not_fit(shape_q, shape_z):
 
 
 def test_byol_says_that_integers_are_no_predictions():
-    message = re.escape("`prediction` and `target` must hold floating point numbers, got torch.int64 and torch.int64.")
-    with pytest.raises(ValueError, match=f"^{message}$"):
+    message = re.escape("`prediction` and `target` must hold floating point numbers, got torch.int64, torch.int64.")
+    with pytest.raises(TypeError, match=f"^{message}$"):
         byol_loss(torch.ones(3, 4, dtype=torch.int64), torch.ones(3, 4, dtype=torch.int64))
 
 

@@ -1,11 +1,10 @@
 """The loss of BYOL."""
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from cl_losses._checks import check_rows
-from cl_losses._precision import float32_or_wider
+from cl_losses._precision import float32_or_wider, without_autocast
 
 
 def byol_loss(prediction: Tensor, target: Tensor) -> Tensor:
@@ -35,7 +34,7 @@ def byol_loss(prediction: Tensor, target: Tensor) -> Tensor:
     check_rows(prediction=prediction, target=target)
     if len(prediction) == 0:
         raise ValueError("`prediction` and `target` must hold at least 1 row, got 0.")
-    with torch.autocast(prediction.device.type, enabled=False):
+    with without_autocast(prediction):
         q = functional.normalize(float32_or_wider(prediction), dim=1)
         z = functional.normalize(float32_or_wider(target.detach()), dim=1)
         return (2 - 2 * (q * z).sum(dim=1)).mean()

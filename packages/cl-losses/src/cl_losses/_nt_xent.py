@@ -1,16 +1,10 @@
 """NT-Xent, the loss of SimCLR."""
 
-from typing import Literal
-
-import torch
 from torch import Tensor, distributed, nn
-from torch.nn import functional
 
-from cl_losses._checks import check_rows, check_temperature
-from cl_losses._gather import gather_rows, gather_sizes, is_parallel
-from cl_losses._precision import float32_or_wider
-
-Reduction = Literal["mean", "sum", "none"]
+from cl_losses._agree import group_name
+from cl_losses._checks import Reduction, as_number, check_reduction, check_temperature
+from cl_losses._self_contrast import self_contrast
 
 
 def nt_xent_loss(
@@ -18,6 +12,7 @@ def nt_xent_loss(
     z_b: Tensor,
     *,
     temperature: float,
+    decoupled: bool = False,
     reduction: Reduction = "mean",
     gather: bool = True,
     group: distributed.ProcessGroup | None = None,
@@ -33,6 +28,12 @@ def nt_xent_loss(
     with its own share of the batch (shares may differ in size), and all get the same value. Gradients averaged over
     processes, as DistributedDataParallel does, are those of one process with the whole batch.
 
+    Memory is linear in the number of rows: the matrix of cosines is computed a tile at a time, once for the value and
+    once for the gradient, and never stored. The gradient can be taken once, not differentiated again.
+
+    With `decoupled` the positive is left out of the sum, $k \notin \{i, j(i)\}$: the decoupled loss (DCL), whose
+    gradient does not fade as the positive is found.
+
     The authors' code adds the means of the two views' rows instead of averaging over all: twice this value. With
     SGD that doubles the learning rate. With LARS it does so only for BatchNorm and biases, which LARS does not rescale,
     and weighs the decay of the other weights half as much against the gradient.
@@ -41,8 +42,9 @@ def nt_xent_loss(
         z_a: Projections of the first views, shape (n, d). Their scale is irrelevant: rows are normalised here.
         z_b: Projections of the second views, same shape and order.
         temperature: tau > 0, dimensionless. The paper uses 0.1 on ImageNet (Table 5) and 0.5 on CIFAR-10.
+        decoupled: Leave the positive out of the denominator.
         reduction: "mean" over all 2n rows of all processes; "sum" of them; "none": the losses of this process's
-            rows, first views first.
+            rows, first views first; their gradients are exchanged in backward, where all processes must take part.
         gather: Take negatives from all processes of `group` when torch.distributed is initialised; without it from
             this process only, and the value is this process's.
         group: Process group; by default the default one.
@@ -52,58 +54,17 @@ def nt_xent_loss(
         log(2n - 1) when all rows are equal.
 
     Raises:
-        ValueError: The shapes differ or are not (n, d), `temperature` <= 0, `reduction` is none of the three, or
-            there are fewer than 2 images in all (no negatives).
+        ValueError: The shapes differ or are not (n, d), `temperature` <= 0, `reduction` is none of the three, a number
+            is not finite (on a GPU raised by a later call), there are fewer than 2 images in all (no negatives), or
+            processes differ in width, dtype or hyperparameters.
+        TypeError: A tensor is not of floating point numbers.
 
-    Chen et al., A Simple Framework for Contrastive Learning of Visual Representations, 2020, arXiv:2002.05709.
+    Chen et al., A Simple Framework for Contrastive Learning of Visual Representations, 2020, arXiv:2002.05709. Yeh et
+    al., Decoupled Contrastive Learning, 2022, arXiv:2110.06848.
     """
-    check_rows(z_a=z_a, z_b=z_b)
-    check_temperature(temperature)
-    if reduction not in ("mean", "sum", "none"):
-        raise ValueError(f"`reduction` must be 'mean', 'sum' or 'none', got {reduction!r}.")
-    n = len(z_a)
-    parallel = gather and is_parallel(group)
-    sizes = gather_sizes(n, device=z_a.device, group=group) if parallel else [n]
-    total = sum(sizes)
-    if total < 2:
-        raise ValueError(f"`z_a` and `z_b` must hold at least 2 images in all (negatives), got {total}.")
-    with torch.autocast(z_a.device.type, enabled=False):
-        u_a = functional.normalize(float32_or_wider(z_a), dim=1)
-        u_b = functional.normalize(float32_or_wider(z_b), dim=1)
-        if parallel:
-            all_a = gather_rows(u_a, sizes=sizes, group=group)
-            all_b = gather_rows(u_b, sizes=sizes, group=group)
-        else:
-            all_a, all_b = u_a, u_b
-        first = sum(sizes[: distributed.get_rank(group)]) if parallel else 0
-        rows = _losses(u_a, u_b, all_a=all_a, all_b=all_b, first=first, temperature=temperature)
-        if reduction == "none":
-            return rows
-        value = rows.sum() / (2 * total) if reduction == "mean" else rows.sum()
-        return _sum_over_processes(value, group=group) if parallel else value
-
-
-def _losses(u_a: Tensor, u_b: Tensor, *, all_a: Tensor, all_b: Tensor, first: int, temperature: float) -> Tensor:
-    """Eq. 1 for this process's rows, whose place among all is first ... first + n of each view: shape (2n,)."""
-    n, total = len(u_a), len(all_a)
-    similarity = torch.cat([u_a, u_b]) @ torch.cat([all_a, all_b]).T / temperature
-    row = torch.arange(n, device=u_a.device) + first
-    self_at = torch.cat([row, row + total])
-    other_at = torch.cat([row + total, row])
-    # Fill, do not subtract a large number: -inf is exact whatever the temperature.
-    similarity = similarity.scatter(1, self_at[:, None], -torch.inf)
-    return functional.cross_entropy(similarity, other_at, reduction="none")
-
-
-def _sum_over_processes(value: Tensor, *, group: distributed.ProcessGroup | None) -> Tensor:
-    """The sum of every process's `value`, with a gradient that is right after averaging over processes.
-
-    DDP divides the summed gradients by the number of processes, so this process's part is multiplied by it.
-    """
-    part = value * distributed.get_world_size(group)
-    whole = value.detach().clone()
-    distributed.all_reduce(whole, group=group)
-    return whole + (part - part.detach())
+    return self_contrast(
+        z_a, z_b, None, None, as_number(temperature), decoupled, False, reduction, gather, group_name(group)
+    )
 
 
 class NTXentLoss(nn.Module):
@@ -111,6 +72,7 @@ class NTXentLoss(nn.Module):
 
     Args:
         temperature: tau > 0.
+        decoupled: Leave the positive out of the denominator.
         reduction: "mean", "sum" or "none".
         gather: Take negatives from all processes.
         group: Process group; by default the default one.
@@ -119,27 +81,39 @@ class NTXentLoss(nn.Module):
         z_a (n, d), z_b (n, d) -> scalar, or (2n,) with reduction "none".
 
     Raises:
-        ValueError: `temperature` <= 0; on call, as `nt_xent_loss`.
+        ValueError: `temperature` <= 0 or an unknown reduction; on call, as `nt_xent_loss`.
     """
 
     def __init__(
         self,
         *,
         temperature: float,
+        decoupled: bool = False,
         reduction: Reduction = "mean",
         gather: bool = True,
         group: distributed.ProcessGroup | None = None,
     ) -> None:
         super().__init__()
         check_temperature(temperature)
-        self.temperature, self.reduction, self.gather, self.group = temperature, reduction, gather, group
+        check_reduction(reduction)
+        self.temperature, self.decoupled = temperature, decoupled
+        self.reduction, self.gather, self.group = reduction, gather, group
 
     def forward(self, z_a: Tensor, z_b: Tensor) -> Tensor:
         """The loss of two views' projections."""
         return nt_xent_loss(
-            z_a, z_b, temperature=self.temperature, reduction=self.reduction, gather=self.gather, group=self.group
+            z_a,
+            z_b,
+            temperature=self.temperature,
+            decoupled=self.decoupled,
+            reduction=self.reduction,
+            gather=self.gather,
+            group=self.group,
         )
 
     def extra_repr(self) -> str:
         """Hyperparameters, for printing."""
-        return f"temperature={self.temperature}, reduction={self.reduction!r}, gather={self.gather}"
+        return (
+            f"temperature={self.temperature}, decoupled={self.decoupled}, reduction={self.reduction!r}, "
+            f"gather={self.gather}"
+        )
