@@ -250,15 +250,17 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     check_peers()
+    # First: the highest resident set of a process is never smaller than what ran before.
+    large = f"## Large\n\n{huge()}" if arguments.huge else ""
+    print(large, flush=True)
     parts = [f"# Losses, beside their peers\n\n`hatch run bench:losses`. {setting()}"]
     parts.append(
         "## Time of forward and backward, d = 128\n\n" + speed_table(arguments.sizes, seconds=arguments.seconds)
     )
     if not arguments.skip_memory:
         parts.append("## Memory beyond inputs and gradients, MiB\n\n" + memory_table(arguments.sizes))
-    if arguments.huge:
-        parts.append("## Large\n\n" + huge())
-        print(parts[-1])
+    if large:
+        parts.append(large)
     if arguments.out:
         with open(arguments.out, "w", encoding="utf-8") as file:
             file.write("\n\n".join(parts) + "\n")

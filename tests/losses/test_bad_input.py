@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 
 import pytest
 import torch
@@ -500,6 +500,7 @@ def gpu(monkeypatch) -> None:
         torch, "empty", lambda *a, pin_memory=False, **kw: empty(*a, **kw)
     )  # there is no GPU to pin for
     monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "device", lambda _: nullcontext())
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
     monkeypatch.setattr(Event, "all_arrived", False)
     _deferred._on_the_way.clear()

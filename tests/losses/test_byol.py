@@ -128,3 +128,9 @@ def test_byol_says_that_integers_are_no_predictions():
 def test_byol_says_that_there_is_no_row():
     with pytest.raises(ValueError, match=r"^`prediction` and `target` must hold at least 1 row, got 0\.$"):
         byol_loss(torch.ones(0, 4), torch.ones(0, 4))
+
+
+def test_byol_is_lightlys_negative_cosine_similarity_but_for_scale():
+    lightly_loss = pytest.importorskip("lightly.loss")
+    q, z = rows(seed=0, dtype=torch.float32), rows(seed=1, dtype=torch.float32)
+    assert_close(byol_loss(q, z) / 2 - 1, lightly_loss.NegativeCosineSimilarity()(q, z), rtol=0, atol=1e-6)

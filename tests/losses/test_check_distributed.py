@@ -156,7 +156,7 @@ def test_a_loss_that_is_no_scalar_is_refused():
         testing._differentiate(planted.of_each_row, batch.inputs, batch.weight)
 
 
-@pytest.mark.parametrize(("uneven", "needed"), [(True, 6), (False, 3)])
+@pytest.mark.parametrize(("uneven", "needed"), [(True, 9), (False, 3)])
 def test_check_distributed_refuses_too_few_rows(uneven, needed):
     inputs = [normal(needed - 1, 4), normal(needed - 1, 4)]
     with pytest.raises(ValueError, match=rf"`inputs` must hold one number of rows, at least {needed}, got"):

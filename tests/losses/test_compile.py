@@ -103,7 +103,7 @@ def test_compiled_in_one_graph_is_what_it_is_without(loss):
 def test_compiled_for_any_number_of_images_is_what_it_is_without(name):
     loss = step(LOSSES[name])
     compiled = torch.compile(loss, backend="aot_eager", fullgraph=True, dynamic=True)
-    for n in (5, 8, 3):
+    for n in range(13, 2, -1):  # more than the compiler would compile anew
         assert_close(value_and_gradients(compiled, n), value_and_gradients(loss, n), rtol=1e-6, atol=1e-6)
 
 

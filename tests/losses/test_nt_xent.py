@@ -713,3 +713,11 @@ def test_nt_xent_says_that_one_image_has_no_negatives(n):
     message = re.escape(f"`z_a` and `z_b` must hold at least 2 images in all (negatives), got {n}.")
     with pytest.raises(ValueError, match=f"^{message}$"):
         nt_xent_loss(torch.ones(n, 4), torch.ones(n, 4), temperature=0.5)
+
+
+@pytest.mark.parametrize("temperature", [0.1, 0.5])
+def test_decoupled_nt_xent_equals_lightlys(temperature):
+    lightly_loss = pytest.importorskip("lightly.loss")
+    z_a, z_b = two_views(dtype=torch.float32)
+    expected = lightly_loss.DCLLoss(temperature=temperature)(z_a, z_b)
+    assert_close(nt_xent_loss(z_a, z_b, temperature=temperature, decoupled=True), expected, rtol=1e-6, atol=1e-6)

@@ -51,6 +51,7 @@ class Described(NamedTuple):
     images: int
     width: int
     dtype: torch.dtype
+    device: torch.device
     call: dict[str, object]
 
 
@@ -89,11 +90,11 @@ def agree(describe: Callable[[], Described], *, gather: bool, name: str) -> Proc
     group = named_group(name)
     try:
         mine = describe()
-    except (ValueError, TypeError):
-        _exchange([0] * 5, group=group)
+    except BaseException:  # whatever it is, the others wait for this process
+        _exchange([0] * 5, device=None, group=group)
         raise
     header = [1, mine.images, mine.width, DTYPES.index(mine.dtype), zlib.crc32(str(mine.call).encode())]
-    headers = _exchange(header, group=group)
+    headers = _exchange(header, device=mine.device, group=group)
     refused = [rank for rank, other in enumerate(headers) if not other[0]]
     if refused:
         raise ValueError(f"The arguments of process {refused[0]} were refused; its own error says why.")
@@ -107,10 +108,13 @@ def agree(describe: Callable[[], Described], *, gather: bool, name: str) -> Proc
     return Processes.of([other[1] for other in headers], gather=gather, name=name)
 
 
-def _exchange(header: list[int], *, group: distributed.ProcessGroup | None) -> list[list[int]]:
-    # Not the device of the embeddings: a process whose arguments were refused may have none.
-    nccl = distributed.get_backend(group) == "nccl"
-    device = torch.device("cuda", torch.cuda.current_device()) if nccl else torch.device("cpu")
+def _exchange(
+    header: list[int], *, device: torch.device | None, group: distributed.ProcessGroup | None
+) -> list[list[int]]:
+    if distributed.get_backend(group) != "nccl":
+        device = torch.device("cpu")
+    elif device is None or device.type != "cuda":  # refused arguments may hold no tensor on a GPU
+        device = torch.device("cuda", torch.cuda.current_device())
     mine = torch.tensor(header, dtype=torch.int64, device=device)
     headers = [torch.empty_like(mine) for _ in range(distributed.get_world_size(group))]
     distributed.all_gather(headers, mine, group=group)

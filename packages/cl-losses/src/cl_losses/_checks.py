@@ -13,6 +13,13 @@ Reduction = Literal["mean", "sum", "none"]
 REDUCTIONS = get_args(Reduction)  # here, because the compiler of older torch cannot look inside `get_args`
 
 
+def check_tensors(**tensors: Tensor) -> None:
+    """Raise unless the named arguments are tensors; with None, another loss would be computed."""
+    for name, value in tensors.items():
+        if not isinstance(value, Tensor):
+            raise TypeError(f"`{name}` must be a tensor, got {type(value).__name__}.")
+
+
 def check_floating(**tensors: Tensor) -> None:
     """Raise unless the named tensors are of floating point numbers and on one device."""
     names = " and ".join(f"`{name}`" for name in tensors)
@@ -75,7 +82,12 @@ def check_views(z: Tensor, other: Tensor | None, *, labels: Tensor | None, domai
     check_floating(z=z)
     check_per_image(z.shape[-2], device=z.device, **per_image)
     if labels is not None:
-        require((labels.long() >= -1).all(), "`labels` must be at least 0, or -1 for an image without label.")
+        check_labels(labels)
+
+
+def check_labels(labels: Tensor) -> None:
+    """Raise unless labels are classes or -1; on a GPU in a later call."""
+    require((labels.long() >= -1).all(), "`labels` must be at least 0, or -1 for an image without label.")
 
 
 def check_queries(query: Tensor, key: Tensor, negatives: Tensor | None) -> None:

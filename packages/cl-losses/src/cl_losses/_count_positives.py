@@ -4,8 +4,9 @@ import torch
 from torch import Tensor, distributed
 
 from cl_losses._agree import Described, agree, gather_rows, group_name
-from cl_losses._checks import check_per_image
+from cl_losses._checks import check_labels, check_per_image
 from cl_losses._cross_domain import SameDomain, check_same_domain
+from cl_losses._deferred import raise_what_arrived
 from cl_losses._positives import count_positives_of_rows, group_rows
 
 
@@ -40,13 +41,15 @@ def count_positives(
     """
 
     def describe() -> Described:
+        raise_what_arrived()
         check_same_domain(same_domain)
         if views < 1:
             raise ValueError(f"`views` must be at least 1, got {views}.")
         check_per_image(labels.numel(), device=labels.device, labels=labels)
+        check_labels(labels)
         if domains is not None:
             check_per_image(labels.numel(), device=labels.device, domains=domains)
-        return Described(labels.numel(), 0, torch.float32, settings)
+        return Described(labels.numel(), 0, torch.float32, labels.device, settings)
 
     settings: dict[str, object] = {"views": views, "same_domain": same_domain, "domains": domains is not None}
     processes = agree(describe, gather=gather, name=group_name(group))

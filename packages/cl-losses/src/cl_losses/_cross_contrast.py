@@ -84,7 +84,7 @@ def _contrast(
             "decoupled": decoupled,
             "reduction": reduction,
         }
-        return Described(query.shape[0], query.shape[1], dtype, settings)
+        return Described(query.shape[0], query.shape[1], dtype, query.device, settings)
 
     with without_autocast(query):
         processes = agree(describe, gather=gather, name=group)
@@ -102,7 +102,10 @@ def _contrast(
         else:
             rows, columns, losses = share(rows, columns, losses, processes=processes, views=1)
             losses = reduce_rows(losses, reduction=reduction, counted=rows.shape[0])
-    shares, used = torch.tensor(processes.shares), torch.tensor(temperature, dtype=torch.float64)
+    shares, used = (
+        torch.tensor(processes.shares, device="cpu"),
+        torch.tensor(temperature, dtype=torch.float64, device="cpu"),
+    )
     query_norm, key_norm, negatives_norm = norms
     needed = (batch.queries, batch.keys, extra, query_norm, key_norm, negatives_norm, rows, columns, shares, used)
     return losses.to(dtype), *needed
@@ -224,7 +227,14 @@ def _shapes(  # type: ignore[no-untyped-def]
     units = [like.new_empty(rows, d) for rows in (total, total, extra)]
     norms = [loss.new_empty(rows) for rows in (n, n, extra)]
     sums = [like.new_empty(total, dtype=widest(like)) for _ in range(2)]
-    return loss, *units, *norms, *sums, torch.empty(world, dtype=torch.int64), torch.empty((), dtype=torch.float64)
+    return (
+        loss,
+        *units,
+        *norms,
+        *sums,
+        torch.empty(world, dtype=torch.int64, device="cpu"),
+        torch.empty((), dtype=torch.float64, device="cpu"),
+    )
 
 
 def _shapes_backward(grad, queries, keys, negatives, query_norm, key_norm, negatives_norm, *rest):  # type: ignore[no-untyped-def]

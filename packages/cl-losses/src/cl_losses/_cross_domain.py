@@ -5,7 +5,7 @@ from typing import Literal, get_args
 from torch import Tensor, distributed, nn
 
 from cl_losses._agree import group_name
-from cl_losses._checks import Reduction, as_number, check_reduction, check_temperature
+from cl_losses._checks import Reduction, as_number, check_reduction, check_temperature, check_tensors
 from cl_losses._self_contrast import self_contrast
 
 SameDomain = Literal["ignore", "positive"]
@@ -81,6 +81,7 @@ def cross_domain_loss(
     The loss is this project's. It is the supervised contrast of Khosla et al. 2020 (arXiv:2004.11362, Eq. 2) with
     positives restricted to other domains, the restriction that Motiian et al. 2017 (arXiv:1709.10190) make for pairs.
     """
+    check_tensors(z=z, labels=labels, domains=domains)
     check_same_domain(same_domain)
     return self_contrast(
         z,

@@ -30,14 +30,17 @@ def require(ok: Tensor, message: str) -> None:
         return
     if torch.cuda.is_current_stream_capturing():  # a graph that is replayed has no later call
         return
-    copy = torch.empty((), dtype=torch.bool, pin_memory=True).copy_(ok, non_blocking=True)
-    arrived = torch.cuda.Event()
-    arrived.record()
+    with torch.cuda.device(ok.device):  # an event is of the stream of the current device
+        copy = torch.empty((), dtype=torch.bool, device="cpu", pin_memory=True).copy_(ok, non_blocking=True)
+        arrived = torch.cuda.Event()
+        arrived.record()
     _on_the_way.append(_Copied(copy, arrived, message))
 
 
 def raise_what_arrived() -> None:
     """Raise ValueError if a check of an earlier call has failed by now; never waits."""
+    if _on_the_way and torch.cuda.is_current_stream_capturing():  # asking an event would end the capture
+        return
     while _on_the_way and _on_the_way[0].arrived.query():
         outcome = _on_the_way.popleft()
         if not outcome.ok:

@@ -3,7 +3,7 @@
 from torch import Tensor, distributed, nn
 
 from cl_losses._agree import group_name
-from cl_losses._checks import Reduction, check_reduction, check_temperature
+from cl_losses._checks import Reduction, check_reduction, check_temperature, check_tensors
 from cl_losses._cross_contrast import cross_contrast
 
 
@@ -63,6 +63,7 @@ def info_nce_loss(
     Momentum Contrast, 2020, arXiv:1911.05722. Radford et al., CLIP, 2021, arXiv:2103.00020. Yeh et al., Decoupled
     Contrastive Learning, 2022, arXiv:2110.06848.
     """
+    check_tensors(query=query, key=key)
     if isinstance(temperature, Tensor):
         if temperature.numel() != 1 or not temperature.is_floating_point():
             raise ValueError(

@@ -8,6 +8,7 @@ from torch import Tensor, distributed
 
 from cl_losses._agree import Described, Processes, agree, gather_rows, group_name
 from cl_losses._checks import as_number, check_finite, check_images, check_rows, check_temperature
+from cl_losses._deferred import raise_what_arrived
 from cl_losses._log_sum_exp import choose, log_sums
 from cl_losses._precision import wider, widest, without_autocast
 from cl_losses._tiles import Band, Excluded, cuts, tile_size
@@ -50,7 +51,7 @@ def contrastive_metrics(
     Rows `i` of `z_a` and `z_b` are two views of image `i`, $a_i$ and $b_i$ once normalised, of $n$ images. With
     $p_{ik} \propto \exp(a_i b_k / \tau)$ over the $n$ second views only, as the authors log it,
 
-    $$\mathrm{accuracy} = \frac{1}{n} \lvert \{i : p_{ii} = \max_k p_{ik}\} \rvert, \qquad
+    $$\mathrm{accuracy} = \frac{1}{n} \sum_i [\mathrm{argmax}_k\, p_{ik} = i], \qquad
     \mathrm{entropy} = -\frac{1}{n} \sum_i \sum_k p_{ik} \log(p_{ik} + 10^{-8}),$$
 
     $$\mathrm{alignment} = \frac{1}{n} \sum_i \lVert a_i - b_i \rVert^2, \qquad
@@ -88,13 +89,14 @@ def contrastive_metrics(
     units: list[Tensor] = []
 
     def describe() -> Described:
+        raise_what_arrived()
         check_temperature(temperature)
         check_rows(z_a=z_a, z_b=z_b)
         for name, part in (("z_a", z_a), ("z_b", z_b)):
             unit, norm = unit_rows(part, dtype=choose(temperature, dtype).dtype)
             check_finite(norm, name=f"`{name}`")
             units.append(unit)
-        return Described(z_a.shape[0], z_a.shape[1], dtype, {"metrics": True, "temperature": temperature})
+        return Described(z_a.shape[0], z_a.shape[1], dtype, z_a.device, {"metrics": True, "temperature": temperature})
 
     with without_autocast(z_a):
         processes = agree(describe, gather=gather, name=group_name(group))

@@ -3,7 +3,7 @@
 from torch import Tensor, distributed, nn
 
 from cl_losses._agree import group_name
-from cl_losses._checks import Reduction, as_number, check_reduction, check_temperature
+from cl_losses._checks import Reduction, as_number, check_reduction, check_temperature, check_tensors
 from cl_losses._self_contrast import self_contrast
 
 
@@ -62,6 +62,7 @@ def nt_xent_loss(
     Chen et al., A Simple Framework for Contrastive Learning of Visual Representations, 2020, arXiv:2002.05709. Yeh et
     al., Decoupled Contrastive Learning, 2022, arXiv:2110.06848.
     """
+    check_tensors(z_a=z_a, z_b=z_b)
     return self_contrast(
         z_a, z_b, None, None, as_number(temperature), decoupled, False, reduction, gather, group_name(group)
     )

@@ -127,7 +127,7 @@ def _contrast(
         rows.extend(unit_rows(*parts, dtype=choose(temperature, dtype).dtype))
         check_finite(rows[1], name=name)
         tensors = {"two_views": other is not None, "labels": labels is not None, "domains": domains is not None}
-        return Described(z.shape[-2], z.shape[-1], dtype, settings._asdict() | tensors | {"views": views})
+        return Described(z.shape[-2], z.shape[-1], dtype, z.device, settings._asdict() | tensors | {"views": views})
 
     with without_autocast(z):
         processes = agree(describe, gather=gather, name=group)
@@ -138,7 +138,7 @@ def _contrast(
         loss, sums, kept = _forward(batch, settings)
     dtype = wider(z.dtype if other is None else torch.promote_types(z.dtype, other.dtype))
     stacked = unit.new_empty(0, batch.unit.shape[0], dtype=torch.int64) if groups is None else groups.stack()
-    return loss.to(dtype), batch.unit, norm.to(dtype), sums, stacked, kept, torch.tensor(processes.shares)
+    return loss.to(dtype), batch.unit, norm.to(dtype), sums, stacked, kept, torch.tensor(processes.shares, device="cpu")
 
 
 def _views(z: Tensor, other: Tensor | None) -> int:
@@ -233,7 +233,7 @@ def _contrast_backward(
 
 def _shapes(z, other, labels, domains, temperature, decoupled, ignore, reduction, gather, group):  # type: ignore[no-untyped-def]
     check_temperature(temperature)
-    rows = z.shape[:-1].numel() * (1 if other is None else 2)
+    rows = math.prod(z.shape[:-1]) * (1 if other is None else 2)
     world = world_size(gather=gather, name=group)
     total = rows if world == 1 else torch.library.get_ctx().new_dynamic_size()
     dtype = wider(z.dtype if other is None else torch.promote_types(z.dtype, other.dtype))
@@ -241,8 +241,9 @@ def _shapes(z, other, labels, domains, temperature, decoupled, ignore, reduction
     loss = z.new_empty(rows if reduction == "none" else (), dtype=dtype)
     kinds = 0 if labels is None else 3 if domains is not None and ignore else 2
     groups = z.new_empty(kinds, total, dtype=torch.int64)
-    kept = unit.new_empty(_kept(rows, unit) if world == 1 else 0)
-    shares = torch.empty(world, dtype=torch.int64)
+    # A size that is not followed: it changes in steps, and the compiler would compile anew for every number of rows.
+    kept = unit.new_empty(torch.library.get_ctx().new_dynamic_size())
+    shares = torch.empty(world, dtype=torch.int64, device="cpu")
     return loss, unit, z.new_empty(rows, dtype=dtype), unit.new_empty(total, dtype=widest(unit)), groups, kept, shares
 
 
@@ -261,7 +262,7 @@ def _gradients(ctx, grad, backward):  # type: ignore[no-untyped-def]
     if grad is None:
         return (None,) * 10
     dz = backward(grad, *ctx.saved_tensors, ctx.views, *ctx.settings)
-    parts = dz.split([shape[:-1].numel() for shape, _ in ctx.shapes])
+    parts = dz.chunk(len(ctx.shapes))
     grads = [part.view(shape).to(dtype) for part, (shape, dtype) in zip(parts, ctx.shapes, strict=True)]
     return (*grads, *(None,) * (10 - len(grads)))
 

@@ -3,7 +3,7 @@
 from torch import Tensor, distributed, nn
 
 from cl_losses._agree import group_name
-from cl_losses._checks import Reduction, as_number, check_reduction, check_temperature
+from cl_losses._checks import Reduction, as_number, check_reduction, check_temperature, check_tensors
 from cl_losses._self_contrast import self_contrast
 
 
@@ -52,6 +52,7 @@ def sup_con_loss(
 
     Khosla et al., Supervised Contrastive Learning, 2020, arXiv:2004.11362.
     """
+    check_tensors(z=z, labels=labels)
     return self_contrast(
         z, None, labels, None, as_number(temperature), False, False, reduction, gather, group_name(group)
     )

@@ -13,11 +13,12 @@ NUMBERS_AT_A_TIME = 2**19
 
 def unit_rows(*parts: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """The parts' rows, one part after the other, divided by their norms: (m, d), and the norms, (m,), of `dtype`."""
-    wide = [part.to(dtype) for part in parts]
-    norms = [torch.linalg.vector_norm(part, dim=1) for part in wide]
-    unit = wide[0].new_empty(sum(part.shape[0] for part in parts), parts[0].shape[1])
-    for part, norm, out in zip(wide, norms, unit.split([part.shape[0] for part in parts]), strict=True):
-        torch.div(part, norm.clamp_min(NORM_FLOOR).unsqueeze(1), out=out)
+    unit = parts[0].new_empty(sum(part.shape[0] for part in parts), parts[0].shape[1], dtype=dtype)
+    norms = []
+    for part, out in zip(parts, unit.split([part.shape[0] for part in parts]), strict=True):
+        rows = part if part.dtype == dtype else out.copy_(part)  # no third copy of rows that have to be converted
+        norms.append(torch.linalg.vector_norm(rows, dim=1))
+        torch.div(rows, norms[-1].clamp_min(NORM_FLOOR).unsqueeze(1), out=out)
     return unit, torch.cat(norms)
 
 

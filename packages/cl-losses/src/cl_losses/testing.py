@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, distributed, multiprocessing
+from torch import Tensor, distributed, multiprocessing, nn
 
 Loss = Callable[..., Tensor]
 
@@ -31,7 +31,7 @@ def check_distributed(
     Starts as many processes as the largest world size, on the CPU with gloo, gives each another part of the batch, and
     compares with this process and the whole batch: the value, and the gradient of a weight that all processes share,
     averaged over processes as DistributedDataParallel does. What is compared is `loss_fn(x @ weight, ...)`. Works for
-    any loss, not only those of this package.
+    any loss, not only those of this package; of a module, the gradients of its own parameters are compared as well.
 
     The value may be that of the whole batch on every process, or its mean over each process's own rows.
 
@@ -59,7 +59,8 @@ def check_distributed(
         TypeError: `loss_fn` cannot be sent to other processes.
         ValueError: The batch has fewer rows than needed, or torch.distributed is initialised in this process.
     """
-    batch = _batch(inputs, batch_dims, rows_at_least=2 * max(world_sizes) if uneven else max(world_sizes))
+    # Uneven shares grow like 1, 3, 5, ...: their sum is the square of the number of processes.
+    batch = _batch(inputs, batch_dims, rows_at_least=max(world_sizes) ** (2 if uneven else 1))
     _check_sendable(loss_fn)
     _differentiate(loss_fn, batch.inputs, batch.weight)  # what fails on one process, fails here
     kinds = ("even", "uneven", "copies") if uneven else ("even", "copies")
@@ -127,13 +128,16 @@ def _batch(inputs: Sequence[Tensor] | None, dims: Sequence[int] | None, *, rows_
     def normal(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
-    inputs = (normal(12, 8), normal(12, 8)) if inputs is None else inputs
+    rows = max(12, rows_at_least)
+    inputs = (normal(rows, 8), normal(rows, 8)) if inputs is None else inputs
     dims = (0,) * len(inputs) if dims is None else dims
     if len(inputs) == 0 or len(dims) != len(inputs):
         raise ValueError(f"`batch_dims` must be as many as `inputs`, at least 1, got {len(dims)} and {len(inputs)}.")
-    rows = [x.shape[dim] for x, dim in zip(inputs, dims, strict=True)]
-    if len(set(rows)) > 1 or rows[0] < rows_at_least:
-        raise ValueError(f"`inputs` must hold one number of rows, at least {rows_at_least}, got {rows}.")
+    if any(x.ndim <= dim for x, dim in zip(inputs, dims, strict=True)):
+        raise ValueError(f"`inputs` must have the dimensions of `batch_dims`, {tuple(dims)}.")
+    lengths = [x.shape[dim] for x, dim in zip(inputs, dims, strict=True)]
+    if len(set(lengths)) > 1 or lengths[0] < rows_at_least:
+        raise ValueError(f"`inputs` must hold one number of rows, at least {rows_at_least}, got {lengths}.")
     floating = [x for x in inputs if x.is_floating_point()]
     if not floating:
         raise ValueError("`inputs` must hold a floating point tensor: its gradient is what is checked.")
@@ -152,13 +156,15 @@ def _check_sendable(loss_fn: Loss) -> None:
 
 
 def _differentiate(loss_fn: Loss, inputs: Sequence[Tensor], weight: Tensor) -> _Seen:
-    """Value, and gradient of the weight."""
+    """Value, and gradient of the weight and of the loss's own parameters, all in one vector."""
     weight = weight.clone().requires_grad_()
+    own = [p for p in loss_fn.parameters() if p.requires_grad] if isinstance(loss_fn, nn.Module) else []
     value = loss_fn(*(x @ weight if x.is_floating_point() else x for x in inputs))
     if value.ndim != 0:
         raise ValueError(f"`loss_fn` must return a scalar, got shape {tuple(value.shape)}.")
-    (grad,) = torch.autograd.grad(value, weight, allow_unused=True)
-    return _Seen(value.detach(), torch.zeros_like(weight) if grad is None else grad)
+    found = torch.autograd.grad(value, [weight, *own], allow_unused=True)
+    grads = [torch.zeros_like(x) if g is None else g for x, g in zip([weight, *own], found, strict=True)]
+    return _Seen(value.detach(), torch.cat([grad.flatten().double() for grad in grads]))
 
 
 def _observe(task: _Task, *, seconds: float) -> list[dict[tuple[int, str], _Seen]]:
@@ -316,6 +322,8 @@ def _explain_gradient(grad: Tensor, expected: Tensor, world: int) -> str:
                     f"the gradient is wrong by a factor of {what}. Averaging divides the sum over processes by their "
                     "number, so a loss over the whole batch needs it as a factor, and a mean over own rows does not."
                 )
+        if abs(factor - 1) < 1e-4:
+            return "the gradient is right but for rounding; a loss that computes in float32 needs `tolerance=1e-5`."
         return f"the gradient is wrong by a factor of {factor:.6g}."
     cosine = torch.cosine_similarity(grad.flatten(), expected.flatten(), dim=0).item()
     return (
