@@ -99,8 +99,8 @@ def subtract_positives_(dz: Tensor, z: Tensor, groups: Groups, *, weights: Tenso
     weights = _wide(weights).unsqueeze(1)
     for columns in _some_columns(z):
         part = _wide(z[:, columns])
-        dz[:, columns] -= weights[at] * _sums_of_positives(part, groups, at=at)
-        dz[:, columns] -= _sums_of_positives(part.mul_(weights), groups, at=at)
+        total = _sums_of_positives(part, groups, at=at).mul_(weights[at])
+        dz[:, columns].sub_(total.add_(_sums_of_positives(part.mul_(weights), groups, at=at)))
 
 
 def _sums_of_positives(rows: Tensor, groups: Groups, *, at: slice) -> Tensor:
@@ -114,7 +114,7 @@ def _sums_of_positives(rows: Tensor, groups: Groups, *, at: slice) -> Tensor:
 
 def _sums_of_group(rows: Tensor, numbers: Tensor, *, at: slice) -> Tensor:
     """For the rows `at`, the sum of all rows with the same number."""
-    return torch.zeros_like(rows).index_add_(0, numbers, rows)[numbers[at]]
+    return torch.zeros_like(rows).index_add_(0, numbers, rows).index_select(0, numbers[at])
 
 
 def _some_columns(z: Tensor) -> Iterator[slice]:
