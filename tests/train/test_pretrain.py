@@ -517,7 +517,15 @@ def test_a_loss_that_is_not_finite_is_in_no_checkpoint(tmp_path):
 
 
 def test_a_loss_that_is_not_finite_is_noticed_between_entries_of_the_log(tmp_path):
+    def distance(z_a, z_b):  # NT-Xent would refuse the next embeddings
+        return (z_a - z_b).square().mean() * math.nan
+
     with pytest.raises(FloatingPointError, match="the loss is nan at step 4"):  # the next time that somebody looks
+        pretrain(simclr(loss=distance), data(), out=tmp_path, **SETTINGS | {"log_every": 50})
+
+
+def test_embeddings_that_are_not_finite_end_the_run_at_the_next_step(tmp_path):
+    with pytest.raises(ValueError, match="`z_a` and `z_b` must be finite"):
         pretrain(simclr(loss=turning(math.nan, at=2)), data(), out=tmp_path, **SETTINGS | {"log_every": 50})
 
 

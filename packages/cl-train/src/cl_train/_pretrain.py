@@ -120,6 +120,7 @@ def pretrain(
         InputError: Something that was handed over cannot be used. Raised before the first step and before anything is
             written, but for what only the first batch or the decoding of a file can tell.
         FloatingPointError: The loss is not finite.
+        ValueError: The loss refuses what it is given; those of cl-losses refuse embeddings that are not finite.
     """
     accelerator = make_accelerator(mixed_precision) if accelerator is None else accelerator
     check_accelerator(accelerator)
