@@ -198,6 +198,11 @@ def test_nt_xent_of_several_tiles_has_the_gradient_of_its_twin(n, temperature):
     assert_gradient_of_twin(two_views(n, 8, dtype=torch.float32), temperature=temperature)
 
 
+@pytest.mark.parametrize("d", [2, 3, 8, 15, 16])
+def test_nt_xent_of_many_narrow_rows_has_the_gradient_of_its_twin(d):
+    assert_gradient_of_twin(two_views(2500, d, dtype=torch.float32), temperature=0.2)
+
+
 @pytest.mark.parametrize("decoupled", [False, True])
 @pytest.mark.parametrize("seed", range(12))
 def test_nt_xent_of_random_sizes_has_value_and_gradient_of_its_twin(monkeypatch, seed, decoupled):

@@ -9,7 +9,7 @@ from torch import Tensor
 from cl_losses._agree import Described, Processes, agree, gather_rows, world_size
 from cl_losses._checks import check_finite, check_images, check_reduction, check_temperature, check_views
 from cl_losses._deferred import raise_what_arrived, require
-from cl_losses._log_sum_exp import Sums, add_gradients, choose, log_sums
+from cl_losses._log_sum_exp import Sums, add_gradients, choose, log_sums, zero_gradient
 from cl_losses._operator import operator
 from cl_losses._positives import (
     Groups,
@@ -215,7 +215,7 @@ def _contrast_backward(
         )
         if count is not None:
             weights = weights.masked_fill(count == 0, 0)
-        d_own = torch.zeros_like(own, dtype=norm.dtype)
+        d_own = zero_gradient(own, norm.dtype)
         add_gradients(
             own,
             unit,
