@@ -84,6 +84,46 @@ reduced = pytest.mark.parametrize("loss", REDUCED.values(), ids=REDUCED)
 positive = pytest.mark.parametrize("temperature", [0.0, -0.5, math.nan, -math.inf])
 
 
+# Arguments that are no tensors
+
+
+@pytest.mark.parametrize("place", [0, 1])
+@pair
+def test_a_pair_with_something_else_than_a_tensor_is_refused(loss, arguments, names, place):
+    name = names.split(" and ")[place]
+    both = [rows(), rows()]
+    both[place] = None
+    with raises(TypeError, f"{name} must be a tensor, got NoneType."):
+        loss(*both, **arguments)
+
+
+def test_negatives_that_are_no_tensor_are_refused():
+    with raises(TypeError, "`negatives` must be a tensor, got list."):
+        info_nce_loss(rows(), rows(), temperature=0.1, negatives=[])
+
+
+@pytest.mark.parametrize(
+    ("loss", "name"),
+    [
+        ("sup_con", "z"),
+        ("sup_con", "labels"),
+        ("cross_domain", "z"),
+        ("cross_domain", "labels"),
+        ("cross_domain", "domains"),
+    ],
+)
+def test_labelled_rows_with_something_else_than_a_tensor_are_refused(loss, name):
+    with raises(TypeError, f"`{name}` must be a tensor, got list."):
+        LABELLED[loss](**{"z": rows(), name: [0, 0, 1]})
+
+
+def test_count_positives_refuses_something_else_than_tensors():
+    with raises(TypeError, "`labels` must be a tensor, got list."):
+        count_positives([0, 0, 1])
+    with raises(TypeError, "`domains` must be a tensor, got list."):
+        count_positives(LABELS, [0, 1, 0])
+
+
 # Shapes, dtypes and devices of two tensors
 
 
@@ -160,10 +200,11 @@ def test_rows_of_no_columns_are_refused(loss):
         loss(rows(4, 0), temperature=0.1)
 
 
-@pytest.mark.parametrize("loss", [nt_xent_loss, contrastive_metrics])
-def test_a_temperature_that_is_a_tensor_is_refused_where_it_would_get_no_gradient(loss):
+@pytest.mark.parametrize("shape", [(), (2,)])
+@pytest.mark.parametrize("name", ["nt_xent", "distillation", "metrics", "sup_con", "cross_domain"])
+def test_a_temperature_that_is_a_tensor_is_refused_where_it_would_get_no_gradient(name, shape):
     with raises(TypeError, "`temperature` must be a number, got a tensor; only `info_nce_loss` has a gradient for it."):
-        loss(rows(), rows(), temperature=torch.tensor(0.1, requires_grad=True))
+        TEMPERATE[name](torch.full(shape, 0.1, requires_grad=True))
 
 
 @pytest.mark.parametrize("shape", [(1, 4), (3, 1, 4)])

@@ -1,11 +1,10 @@
 """The loss of BYOL."""
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cl_losses._checks import check_finite, check_rows
-from cl_losses._precision import float32_or_wider, wider, without_autocast
+from cl_losses._checks import check_finite_rows, check_rows, check_tensors
+from cl_losses._precision import float32_or_wider, without_autocast
 
 
 def byol_loss(prediction: Tensor, target: Tensor) -> Tensor:
@@ -30,16 +29,15 @@ def byol_loss(prediction: Tensor, target: Tensor) -> Tensor:
     Raises:
         ValueError: The shapes differ, are not (n, d), or hold no row; a number is not finite (on a GPU raised by a
             later call, under torch.compile not looked for).
-        TypeError: A tensor is not of floating point numbers.
+        TypeError: An argument is not a tensor of floating point numbers.
 
     Grill et al., Bootstrap Your Own Latent, 2020, arXiv:2006.07733.
     """
+    check_tensors(prediction=prediction, target=target)
     check_rows(prediction=prediction, target=target)
     if len(prediction) == 0:
         raise ValueError("`prediction` and `target` must hold at least 1 row, got 0.")
-    if not torch.compiler.is_compiling():  # reading a number breaks a graph
-        for name, rows in (("prediction", prediction), ("target", target)):
-            check_finite(torch.linalg.vector_norm(rows.detach(), dim=1, dtype=wider(rows.dtype)), name=f"`{name}`")
+    check_finite_rows(prediction=prediction, target=target)
     with without_autocast(prediction):
         q = functional.normalize(float32_or_wider(prediction), dim=1)
         z = functional.normalize(float32_or_wider(target.detach()), dim=1)

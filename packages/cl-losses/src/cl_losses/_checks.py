@@ -8,6 +8,7 @@ from torch import Tensor
 
 from cl_losses._agree import DTYPES
 from cl_losses._deferred import require
+from cl_losses._precision import wider
 
 Reduction = Literal["mean", "sum", "none"]
 REDUCTIONS = get_args(Reduction)  # here, because the compiler of older torch cannot look inside `get_args`
@@ -116,6 +117,14 @@ def check_finite(norm: Tensor, *, name: str) -> None:
     elif not math.isfinite(norm.sum().item()):
         for row in (~norm.isfinite()).nonzero()[:1, 0].tolist():
             raise ValueError(f"{name} must be finite, and so must the norms of their rows; row {row} is not.")
+
+
+def check_finite_rows(**tensors: Tensor) -> None:
+    """Raise unless the rows of the named tensors are finite; under torch.compile not looked for."""
+    if not torch.compiler.is_compiling():  # reading a number breaks a graph
+        for name, rows in tensors.items():
+            norm = torch.linalg.vector_norm(rows.detach(), dim=1, dtype=wider(rows.dtype))
+            check_finite(norm, name=f"`{name}`")
 
 
 def check_images(shares: list[int], *, name: str) -> None:

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, distributed
 
 from cl_losses._agree import Described, agree, gather_rows, group_name
-from cl_losses._checks import check_labels, check_per_image
+from cl_losses._checks import check_labels, check_per_image, check_tensors
 from cl_losses._cross_domain import SameDomain, check_same_domain
 from cl_losses._deferred import raise_what_arrived
 from cl_losses._positives import count_positives_of_rows, group_rows
@@ -37,8 +37,11 @@ def count_positives(
 
     Raises:
         ValueError: The shapes differ or are not (n,), or `views` < 1.
-        TypeError: `labels` or `domains` are not integers.
+        TypeError: `labels` or `domains` are not tensors of integers.
     """
+    check_tensors(labels=labels)
+    if domains is not None:
+        check_tensors(domains=domains)
 
     def describe() -> Described:
         raise_what_arrived()

@@ -9,7 +9,7 @@ from torch import Tensor
 from cl_losses._agree import Described, Processes, agree, gather_rows, world_size
 from cl_losses._checks import check_candidates, check_finite, check_queries, check_reduction, check_temperature
 from cl_losses._deferred import raise_what_arrived
-from cl_losses._log_sum_exp import Arithmetic, Sums, add_gradients, choose, log_sums, zero_gradient
+from cl_losses._log_sum_exp import Arithmetic, Sums, add_gradients, choose, log_sums
 from cl_losses._operator import operator
 from cl_losses._precision import wider, widest, without_autocast
 from cl_losses._reduce import reduce_rows, share, weigh_rows
@@ -58,7 +58,7 @@ def _contrast(
     """
     units: list[Tensor] = []
     norms: list[Tensor] = []
-    dtype = wider(torch.promote_types(query.dtype, key.dtype))
+    dtype = wider(query.dtype, key.dtype)
 
     def describe() -> Described:
         nonlocal temperature
@@ -156,9 +156,10 @@ def _contrast_backward(
     processes = Processes.of(shares.tolist(), gather=gather, name=group)
     batch, tau = _Batch(queries, keys, negatives, processes), temperature.item()
     own_queries, own_keys, at = batch.own(queries), batch.own(keys), processes.rows(1)
-    d_query = zero_gradient(own_queries, query_norm.dtype)
-    d_key = zero_gradient(own_keys, key_norm.dtype) if key_wanted else None
-    d_negatives = zero_gradient(negatives, negatives_norm.dtype) if negatives_wanted else None
+    dtype = query_norm.dtype
+    d_query = torch.zeros_like(own_queries, dtype=dtype)
+    d_key = torch.zeros_like(own_keys, dtype=dtype) if key_wanted else None
+    d_negatives = torch.zeros_like(negatives, dtype=dtype) if negatives_wanted else None
     how, excluded = choose(tau, keys.dtype), batch.excluded(decoupled=decoupled)
     with without_autocast(queries):
         total = rows.shape[0]
@@ -197,13 +198,13 @@ def _contrast_backward(
                 arithmetic=how,
                 excluded=Excluded(),
             )
-        both = (g + h)[at].unsqueeze(1).to(d_query.dtype)
-        d_query.addcmul_(own_keys.to(d_query.dtype), both, value=-1)
+        both = (g + h)[at].unsqueeze(1).to(dtype)
+        d_query.addcmul_(own_keys.to(dtype), both, value=-1)
         if d_key is not None:
-            d_key.addcmul_(own_queries.to(d_query.dtype), both, value=-1)
+            d_key.addcmul_(own_queries.to(dtype), both, value=-1)
         # The loss depends on cosine / temperature, so scaling all queries is like scaling 1 / temperature.
         d_temperature = -(own_queries * d_query).sum(dtype=torch.float64) / tau
-    empty = query_norm.new_empty(0)
+    empty = d_query.new_empty(0)
     return (
         through_norm_(d_query, unit=own_queries, norm=query_norm),
         empty if d_key is None else through_norm_(d_key, unit=own_keys, norm=key_norm),
@@ -220,7 +221,7 @@ def _shapes(  # type: ignore[no-untyped-def]
     world = world_size(gather=gather, name=group)
     total = n if world == 1 else torch.library.get_ctx().new_dynamic_size()
     extra = 0 if negatives is None else negatives.shape[0]
-    dtype = wider(torch.promote_types(query.dtype, key.dtype))
+    dtype = wider(query.dtype, key.dtype)
     like = query.new_empty(0, dtype=_unit_dtype(dtype, temperature, learnt))
     loss = query.new_empty(n if reduction == "none" else (), dtype=dtype)
     units = [like.new_empty(rows, d) for rows in (total, total, extra)]

@@ -1,11 +1,10 @@
 """The loss of distillation, SimCLR v2's third stage."""
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cl_losses._checks import as_number, check_finite, check_rows, check_temperature
-from cl_losses._precision import float32_or_wider, wider, without_autocast
+from cl_losses._checks import as_number, check_finite_rows, check_rows, check_temperature, check_tensors
+from cl_losses._precision import float32_or_wider, without_autocast
 
 
 def distillation_loss(student_logits: Tensor, teacher_logits: Tensor, *, temperature: float) -> Tensor:
@@ -33,19 +32,18 @@ def distillation_loss(student_logits: Tensor, teacher_logits: Tensor, *, tempera
     Raises:
         ValueError: The shapes differ, are not (n, classes), or hold no row; `temperature` <= 0; a number is not finite
             (on a GPU raised by a later call, under torch.compile not looked for).
-        TypeError: A tensor is not of floating point numbers.
+        TypeError: An argument is not a tensor of floating point numbers, or `temperature` is a tensor.
 
     Chen et al., Big Self-Supervised Models are Strong Semi-Supervised Learners, 2020, arXiv:2006.10029. Hinton et al.,
     Distilling the Knowledge in a Neural Network, 2015, arXiv:1503.02531.
     """
+    check_tensors(student_logits=student_logits, teacher_logits=teacher_logits)
+    temperature = as_number(temperature)
     check_temperature(temperature)
     check_rows(columns="classes", student_logits=student_logits, teacher_logits=teacher_logits)
     if student_logits.shape[0] == 0:
         raise ValueError("`student_logits` and `teacher_logits` must hold at least 1 row, got none.")
-    temperature = as_number(temperature)
-    if not torch.compiler.is_compiling():  # reading a number breaks a graph
-        for name, rows in (("student_logits", student_logits), ("teacher_logits", teacher_logits)):
-            check_finite(torch.linalg.vector_norm(rows.detach(), dim=1, dtype=wider(rows.dtype)), name=f"`{name}`")
+    check_finite_rows(student_logits=student_logits, teacher_logits=teacher_logits)
     with without_autocast(student_logits):
         log_q = functional.log_softmax(float32_or_wider(student_logits) / temperature, dim=1)
         p = functional.softmax(float32_or_wider(teacher_logits.detach()) / temperature, dim=1)

@@ -64,6 +64,8 @@ def info_nce_loss(
     Contrastive Learning, 2022, arXiv:2110.06848.
     """
     check_tensors(query=query, key=key)
+    if negatives is not None:
+        check_tensors(negatives=negatives)
     if isinstance(temperature, Tensor):
         if temperature.numel() != 1 or not temperature.is_floating_point():
             raise ValueError(

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, distributed
 
 from cl_losses._agree import Described, Processes, agree, gather_rows, group_name
-from cl_losses._checks import as_number, check_finite, check_images, check_rows, check_temperature
+from cl_losses._checks import as_number, check_finite, check_images, check_rows, check_temperature, check_tensors
 from cl_losses._deferred import raise_what_arrived
 from cl_losses._log_sum_exp import choose, log_sums
 from cl_losses._precision import wider, widest, without_autocast
@@ -78,14 +78,15 @@ def contrastive_metrics(
     Raises:
         ValueError: The shapes differ or are not (n, d), `temperature` <= 0, a number is not finite (on a GPU raised by
             a later call), or there are fewer than 2 images in all.
-        TypeError: A tensor is not of floating point numbers.
+        TypeError: An argument is not a tensor of floating point numbers, or `temperature` is a tensor.
 
     Chen et al. 2020, arXiv:2002.05709, Table 5 and code: accuracy, entropy. Wang and Isola 2020, arXiv:2005.10242:
     alignment, uniformity. Roy and Vetterli 2007, and Garrido et al. 2023, arXiv:2210.02885: effective rank. Chen and
     He 2021, arXiv:2011.10566: standard deviation.
     """
+    check_tensors(z_a=z_a, z_b=z_b)
     temperature = as_number(temperature)
-    dtype = wider(torch.promote_types(z_a.dtype, z_b.dtype))
+    dtype = wider(z_a.dtype, z_b.dtype)
     units: list[Tensor] = []
 
     def describe() -> Described:

@@ -9,7 +9,7 @@ from torch import Tensor
 from cl_losses._agree import Described, Processes, agree, gather_rows, world_size
 from cl_losses._checks import check_finite, check_images, check_reduction, check_temperature, check_views
 from cl_losses._deferred import raise_what_arrived, require
-from cl_losses._log_sum_exp import Sums, add_gradients, choose, log_sums, zero_gradient
+from cl_losses._log_sum_exp import Sums, add_gradients, choose, log_sums
 from cl_losses._operator import operator
 from cl_losses._positives import (
     Groups,
@@ -114,6 +114,7 @@ def _contrast(
     """
     settings = _Settings(temperature, decoupled, ignore, reduction)
     views = _views(z, other)
+    dtype = wider(*(part.dtype for part in _parts(z, other)))
     name = "`z`" if other is None else "`z_a` and `z_b`"
     rows: list[Tensor] = []
 
@@ -122,8 +123,7 @@ def _contrast(
         check_temperature(temperature)
         check_reduction(reduction)
         check_views(z, other, labels=labels, domains=domains)
-        parts = (z.flatten(0, -2),) if other is None else (z, other)
-        dtype = wider(*(part.dtype for part in parts))
+        parts = (part.flatten(0, -2) for part in _parts(z, other))
         rows.extend(unit_rows(*parts, dtype=choose(temperature, dtype).dtype))
         check_finite(rows[1], name=name)
         tensors = {"two_views": other is not None, "labels": labels is not None, "domains": domains is not None}
@@ -136,9 +136,12 @@ def _contrast(
         groups = None if labels is None else _groups(labels, domains, ignore=ignore, processes=processes, views=views)
         batch = _Batch(gather_rows(unit, processes, views=views), processes, views, groups)
         loss, sums, kept = _forward(batch, settings)
-    dtype = wider(z.dtype if other is None else torch.promote_types(z.dtype, other.dtype))
     stacked = unit.new_empty(0, batch.unit.shape[0], dtype=torch.int64) if groups is None else groups.stack()
     return loss.to(dtype), batch.unit, norm.to(dtype), sums, stacked, kept, torch.tensor(processes.shares, device="cpu")
+
+
+def _parts(z: Tensor, other: Tensor | None) -> tuple[Tensor, ...]:
+    return (z,) if other is None else (z, other)
 
 
 def _views(z: Tensor, other: Tensor | None) -> int:
@@ -157,7 +160,7 @@ def _groups(labels: Tensor, domains: Tensor | None, *, ignore: bool, processes: 
 def _forward(batch: _Batch, settings: _Settings) -> tuple[Tensor, Tensor, Tensor]:
     """The loss, the logarithms of all rows' sums, and the kept tiles."""
     own, arithmetic = batch.own, choose(settings.temperature, batch.unit.dtype)
-    kept = own.new_empty(_kept(own.shape[0], own) if batch.processes.world == 1 else 0)
+    kept = own.new_empty(kept_numbers(own) if batch.processes.world == 1 else 0)
     excluded = batch.excluded(decoupled=settings.decoupled)
     sums = log_sums(own, batch.unit, arithmetic=arithmetic, excluded=excluded, kept=kept).rows
     count = batch.positives()
@@ -174,10 +177,6 @@ def _forward(batch: _Batch, settings: _Settings) -> tuple[Tensor, Tensor, Tensor
 def _counted(batch: _Batch, count: Tensor | None) -> Tensor | int:
     """The number of rows of all processes that have a positive; 1 if there is none, so that the mean is 0."""
     return batch.unit.shape[0] if count is None else (count > 0).sum().clamp_min(1)
-
-
-def _kept(rows: int, like: Tensor) -> int:
-    return kept_numbers(rows, device=like.device, dtype=like.dtype)
 
 
 def _contrast_backward(
@@ -215,7 +214,7 @@ def _contrast_backward(
         )
         if count is not None:
             weights = weights.masked_fill(count == 0, 0)
-        d_own = zero_gradient(own, norm.dtype)
+        d_own = torch.zeros_like(own, dtype=norm.dtype)
         add_gradients(
             own,
             unit,
@@ -236,7 +235,7 @@ def _shapes(z, other, labels, domains, temperature, decoupled, ignore, reduction
     rows = math.prod(z.shape[:-1]) * (1 if other is None else 2)
     world = world_size(gather=gather, name=group)
     total = rows if world == 1 else torch.library.get_ctx().new_dynamic_size()
-    dtype = wider(z.dtype if other is None else torch.promote_types(z.dtype, other.dtype))
+    dtype = wider(*(part.dtype for part in _parts(z, other)))
     unit = z.new_empty(total, z.shape[-1], dtype=choose(temperature, dtype).dtype)
     loss = z.new_empty(rows if reduction == "none" else (), dtype=dtype)
     kinds = 0 if labels is None else 3 if domains is not None and ignore else 2
@@ -254,7 +253,7 @@ def _shapes_backward(grad, unit, norm, *_):  # type: ignore[no-untyped-def]
 def _save(ctx, inputs, needed):  # type: ignore[no-untyped-def]
     z, other, _, _, *ctx.settings = inputs
     ctx.save_for_backward(*needed)
-    ctx.shapes = [(part.shape, part.dtype) for part in (z, other) if part is not None]
+    ctx.shapes = [(part.shape, part.dtype) for part in _parts(z, other)]
     ctx.views = _views(z, other)
 
 

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 # A tile of 512 x 512 float32 is 1 MiB, which stays in a core's cache between the operations on it. A GPU needs larger
@@ -101,15 +100,14 @@ class Tiles:
         return self.derived[: tile.numel()].view(tile.shape)
 
 
-def kept_numbers(rows: int, *, device: torch.device, dtype: torch.dtype) -> int:
-    """How many numbers the kept tiles of `rows` x `rows`, the upper ones only, take: all of them or what fits."""
-    cpu = device.type == "cpu"
-    size, budget = (CPU_TILE, CPU_KEPT_BYTES) if cpu else (GPU_TILE, GPU_KEPT_BYTES)
+def kept_numbers(rows: Tensor) -> int:
+    """How many numbers the kept tiles of `rows` against themselves, the upper ones only, take: all or what fits."""
+    size, budget = tile_size(rows), CPU_KEPT_BYTES if rows.device.type == "cpu" else GPU_KEPT_BYTES
     numbers = 0
-    for row in cuts(0, rows, size):
-        for column in cuts(row.start, rows, size):
+    for row in cuts(0, rows.shape[0], size):
+        for column in cuts(row.start, rows.shape[0], size):
             area = (row.stop - row.start) * (column.stop - column.start)
-            if (numbers + area) * dtype.itemsize > budget:
+            if (numbers + area) * rows.element_size() > budget:
                 return numbers
             numbers += area
     return numbers

@@ -23,7 +23,7 @@ def unit_rows(*parts: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
 
 
 def through_norm_(grad: Tensor, *, unit: Tensor, norm: Tensor) -> Tensor:
-    """Turn the gradient of unit rows into that of the rows before `unit_rows`, in place; returned in `norm`'s dtype.
+    """Turn the gradient of unit rows into that of the rows before `unit_rows`, in place.
 
     With u = z / |z| that is (grad - u (u . grad)) / |z|. A row below the floor was divided by a constant, so it has
     nothing to project out.
@@ -32,4 +32,4 @@ def through_norm_(grad: Tensor, *, unit: Tensor, norm: Tensor) -> Tensor:
         u, part, length = unit[at].to(grad.dtype), grad[at], norm[at].to(grad.dtype)
         along = (u * part).sum(1).masked_fill_(length < NORM_FLOOR, 0)
         part.addcmul_(u, along.unsqueeze(1), value=-1).div_(length.clamp_min(NORM_FLOOR).unsqueeze(1))
-    return grad.to(norm.dtype)
+    return grad
