@@ -1,26 +1,18 @@
 """The check of losses on several processes: it passes what is right, and says of what is wrong what it is."""
 
-import sys
 import time
 from functools import partial
-from pathlib import Path
-
-import pytest
-import torch
-from cl_losses import NTXentLoss, byol_loss, cross_domain_loss, info_nce_loss, nt_xent_loss, sup_con_loss, testing
-from cl_losses.testing import check_distributed
-from torch import Tensor, distributed, multiprocessing
-
-sys.path.insert(0, str(Path(__file__).parent))  # also of the processes that are spawned
 
 import _planted as planted
+import pytest
+import torch
+from _bounds import normal
+from cl_losses import NTXentLoss, byol_loss, cross_domain_loss, info_nce_loss, nt_xent_loss, sup_con_loss, testing
+from cl_losses.testing import check_distributed
+from torch import distributed, multiprocessing
 
 SECONDS = 100
 KINDS = ("even", "uneven", "copies")
-
-
-def normal(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 LABELS, DOMAINS = torch.arange(12) % 4, torch.arange(12) % 3

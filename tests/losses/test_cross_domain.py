@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from _bounds import gradient_tolerance, normal, value_tolerance
 from cl_losses import CrossDomainLoss, count_positives, cross_domain_loss, nt_xent_loss, sup_con_loss
 from torch import Tensor
 from torch.testing import assert_close
@@ -58,10 +59,6 @@ def count_by_loops(labels: Tensor, domains: Tensor, *, views: int, same_domain: 
         for i in range(views * len(labels))
     )
     return torch.tensor([len(positives) for positives, _ in sets])
-
-
-def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
 
 
 class Case(NamedTuple):
@@ -130,16 +127,13 @@ def actual(case: Case, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
 def value_error(case: Case, dtype: torch.dtype) -> float:
     """In units of what is allowed."""
     loss, wanted = actual(case, dtype)[0], expected(case)[0]
-    relative, cosine = (2e-6, 1e-7) if dtype == torch.float32 else (1e-12, 1e-15)
-    allowed = relative * wanted.abs().clamp_min(1) + cosine / case.temperature
-    return ((loss - wanted).abs() / allowed).max().item()
+    return ((loss - wanted).abs() / value_tolerance(wanted, temperature=case.temperature, dtype=dtype)).max().item()
 
 
 def gradient_error(case: Case, dtype: torch.dtype) -> float:
     """In units of what is allowed, by row."""
-    allowed = 2e-6 if dtype == torch.float32 else 1e-12
     error = (actual(case, dtype)[1] - expected(case)[1]).norm(dim=1)
-    return (error / case.largest_gradients()).max().item() / allowed
+    return (error / case.largest_gradients()).max().item() / gradient_tolerance(dtype)
 
 
 BOTH = ["ignore", "positive"]

@@ -10,15 +10,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import _cases as cases
 import pytest
 import torch
+from _refusals import REFUSALS, two_views
 from cl_losses import nt_xent_loss
 from torch import Tensor
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-import _cases as cases
-from _refusals import REFUSALS, two_views
 
 SECONDS = 240
 TOLERANCE = 1e-12  # of the largest entry

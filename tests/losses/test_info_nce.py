@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from _bounds import gradient_tolerance, normal, value_tolerance
 from cl_losses import InfoNCELoss, info_nce_loss, nt_xent_loss
 from torch import Tensor
 from torch.nn import functional as F
@@ -84,10 +85,6 @@ def info_nce_dense(
     return losses
 
 
-def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
-
-
 def rows(n: int = 5, k: int = 7, d: int = 6, *, seed: int = 0, dtype: torch.dtype = torch.float64) -> list[Tensor]:
     """Queries, keys and a queue."""
     return [normal(size, d, seed=3 * seed + place, dtype=dtype) for place, size in enumerate((n, n, k))]
@@ -138,20 +135,11 @@ HARD = ["two", "before", "border", "after", "duplicates", "found keys", "a queue
 HARD += ["zero rows", "all scales", "one number"]
 
 
-def value_tolerance(value: Tensor, *, temperature: float, dtype: torch.dtype) -> Tensor:
-    unit = 1.0 if dtype == torch.float32 else 1e-8  # of float64
-    return unit * (2e-6 * value.abs().clamp_min(1) + 1e-7 / temperature)
-
-
 def gradient_error(actual: list[Tensor], expected: list[Tensor], batch: list[Tensor], *, temperature: float) -> float:
     """The error of the worst row's gradient, in units of 2 / (n temperature |z|)."""
     error = (torch.cat(actual).double() - torch.cat(expected)).norm(dim=1)
     norm = torch.cat(batch).double().norm(dim=1).clamp_min(1e-12)
     return (error * norm).max().item() * temperature * len(batch[0]) / 2
-
-
-def gradient_tolerance(dtype: torch.dtype) -> float:
-    return 2e-6 if dtype == torch.float32 else 1e-12
 
 
 def assert_value_of_twin(batch: list[Tensor], name: str = "", *, temperature: float, **arguments: bool) -> None:

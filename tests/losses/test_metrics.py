@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from _bounds import normal
 from cl_losses import ContrastiveMetrics, contrastive_metrics
 from torch import Tensor
 from torch.testing import assert_close
@@ -39,10 +40,6 @@ def metrics_by_loops(z_a: Tensor, z_b: Tensor, *, temperature: float) -> Contras
     return ContrastiveMetrics(
         *(torch.tensor(value, dtype=torch.float64) for value in values), rows.std(0, correction=0)
     )
-
-
-def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
 
 
 def two_views(n: int = 7, d: int = 5, *, dtype: torch.dtype = torch.float64, seed: int = 0) -> tuple[Tensor, Tensor]:

@@ -9,6 +9,7 @@ import re
 
 import pytest
 import torch
+from _bounds import gradient_tolerance, normal, value_tolerance
 from cl_losses import NTXentLoss, nt_xent_loss
 from torch import Tensor
 from torch.nn import functional as F
@@ -44,10 +45,6 @@ def nt_xent_dense(z_a: Tensor, z_b: Tensor, *, temperature: float, decoupled: bo
     positive = itself.roll(n, dims=1)
     left_out = itself | positive if decoupled else itself
     return logits.masked_fill(left_out, -math.inf).logsumexp(1) - logits[positive]
-
-
-def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
 
 
 def two_views(n: int = 5, d: int = 6, *, seed: int = 0, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
@@ -104,20 +101,11 @@ def small_tiles(monkeypatch: pytest.MonkeyPatch, *, kept: int = 300, size: int =
     monkeypatch.setattr("cl_losses._tiles.CPU_KEPT_BYTES", kept)
 
 
-def value_tolerance(value: Tensor, *, temperature: float, dtype: torch.dtype) -> Tensor:
-    unit = 1.0 if dtype == torch.float32 else 1e-8  # of float64
-    return unit * (2e-6 * value.abs().clamp_min(1) + 1e-7 / temperature)
-
-
 def gradient_error(actual: tuple[Tensor, ...], expected: tuple[Tensor, ...], views, *, temperature: float) -> float:
     """The error of the worst row's gradient, in units of 2 / (M temperature |z|)."""
     error = torch.cat(actual).double() - torch.cat(expected)
     norm = torch.cat(views).double().norm(dim=1).clamp_min(1e-12)
     return (error.norm(dim=1) * norm).max().item() * temperature * len(norm) / 2
-
-
-def gradient_tolerance(dtype: torch.dtype) -> float:
-    return 2e-6 if dtype == torch.float32 else 1e-12
 
 
 def assert_value_of_twin(views, name: str = "", *, temperature: float, decoupled: bool = False) -> None:
@@ -198,9 +186,9 @@ def test_nt_xent_of_several_tiles_has_the_gradient_of_its_twin(n, temperature):
     assert_gradient_of_twin(two_views(n, 8, dtype=torch.float32), temperature=temperature)
 
 
-@pytest.mark.parametrize("d", [2, 3, 8, 15, 16])
-def test_nt_xent_of_many_narrow_rows_has_the_gradient_of_its_twin(d):
-    assert_gradient_of_twin(two_views(2500, d, dtype=torch.float32), temperature=0.2)
+@pytest.mark.parametrize(("d", "temperature"), [(2, 0.2), (8, 0.1)])
+def test_nt_xent_of_many_narrow_rows_has_the_gradient_of_its_twin(d, temperature):
+    assert_gradient_of_twin(two_views(2500, d, dtype=torch.float32), temperature=temperature)
 
 
 @pytest.mark.parametrize("decoupled", [False, True])

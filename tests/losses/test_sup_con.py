@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from _bounds import gradient_tolerance, normal, value_tolerance
 from cl_losses import SupConLoss, count_positives, nt_xent_loss, sup_con_loss
 from torch import Tensor
 from torch.testing import assert_close
@@ -33,10 +34,6 @@ def sup_con_by_loops(z: Tensor, labels: Tensor, *, temperature: float) -> Tensor
 
 def reduce(losses: Tensor, reduction: str, *, counted: int) -> Tensor:
     return {"mean": losses.sum() / counted, "sum": losses.sum(), "none": losses}[reduction]
-
-
-def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
 
 
 class Case(NamedTuple):
@@ -98,16 +95,13 @@ def actual(case: Case, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
 def value_error(case: Case, dtype: torch.dtype) -> float:
     """In units of what is allowed."""
     loss, wanted = actual(case, dtype)[0], expected(case)[0]
-    relative, cosine = (2e-6, 1e-7) if dtype == torch.float32 else (1e-12, 1e-15)
-    allowed = relative * wanted.abs().clamp_min(1) + cosine / case.temperature
-    return ((loss - wanted).abs() / allowed).max().item()
+    return ((loss - wanted).abs() / value_tolerance(wanted, temperature=case.temperature, dtype=dtype)).max().item()
 
 
 def gradient_error(case: Case, dtype: torch.dtype) -> float:
     """In units of what is allowed, by row."""
-    allowed = 2e-6 if dtype == torch.float32 else 1e-12
     error = (actual(case, dtype)[1] - expected(case)[1]).norm(dim=1)
-    return (error / case.largest_gradients()).max().item() / allowed
+    return (error / case.largest_gradients()).max().item() / gradient_tolerance(dtype)
 
 
 def count_by_loops(labels: tuple[int, ...], *, views: int) -> Tensor:
