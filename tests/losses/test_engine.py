@@ -384,27 +384,20 @@ def test_kept_numbers_never_exceed_their_budget(monkeypatch, budget, dtype):
     monkeypatch.setattr("cl_losses._tiles.CPU_TILE", 4)
     monkeypatch.setattr("cl_losses._tiles.CPU_KEPT_BYTES", budget)
     for rows in range(30):
-        assert kept_numbers(torch.empty(rows, 1, dtype=dtype)) * dtype.itemsize <= budget
+        assert kept_numbers(rows, torch.empty(0, dtype=dtype)) * dtype.itemsize <= budget
 
 
-@pytest.mark.parametrize(("rows", "expected"), [(0, 0), (1, 1), (4, 16), (5, 21), (14, 124)])
-def test_kept_numbers_are_those_of_all_upper_tiles_if_they_fit(monkeypatch, rows, expected):
-    monkeypatch.setattr("cl_losses._tiles.CPU_TILE", 4)
-    assert kept_numbers(torch.empty(rows, 1, dtype=torch.float32)) == expected
-
-
-def test_kept_numbers_are_whole_tiles(monkeypatch):
-    monkeypatch.setattr("cl_losses._tiles.CPU_TILE", 4)
-    found = set()
-    for fitting in range(130):
-        monkeypatch.setattr("cl_losses._tiles.CPU_KEPT_BYTES", 4 * fitting)
-        found.add(kept_numbers(torch.empty(14, 1, dtype=torch.float32)))
-    assert sorted(found) == [0, 16, 32, 48, 56, 72, 88, 96, 112, 120, 124]
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 7])
+def test_kept_numbers_hold_all_upper_tiles_and_hardly_more_if_they_fit(monkeypatch, size):
+    monkeypatch.setattr("cl_losses._tiles.CPU_TILE", size)
+    for rows in range(30):
+        upper = sum((a.stop - a.start) * (rows - a.start) for a in cuts(0, rows, size))
+        assert upper <= kept_numbers(rows, torch.empty(0)) <= upper + size**2 / 8
 
 
 def test_kept_numbers_of_real_tiles_stay_within_ten_mebibytes():
-    kept = [kept_numbers(torch.empty(rows, 1, dtype=torch.float64)) for rows in (510, 512, 1026, 4096, 65536)]
-    assert kept[:3] == [510**2, 512**2, 3 * 512**2 + 2 * 1024 + 4]
+    kept = [kept_numbers(rows, torch.empty(0, dtype=torch.float64)) for rows in (510, 512, 1026, 4096, 65536)]
+    assert kept[:3] == [510**2, 512**2, 513 * (1026 + 512)]
     assert kept[3] == kept[4] == 5 * 512**2
 
 

@@ -162,6 +162,9 @@ def _moments(rows: Tensor) -> Tensor:
 
 
 def _effective_rank(gram: Tensor) -> Tensor:
-    singular = torch.linalg.eigvalsh(gram).clamp_min(0).sqrt()
+    squares = torch.linalg.eigvalsh(gram)
+    # What is 0 comes out as 1e-16 of the largest, and its root would count as 1e-8.
+    noise = squares[-1] * len(squares) * torch.finfo(squares.dtype).eps
+    singular = squares.masked_fill(squares < noise, 0).sqrt()
     q = singular / singular.sum().clamp_min(1e-300)
     return torch.special.entr(q).sum().exp()

@@ -160,7 +160,7 @@ def _groups(labels: Tensor, domains: Tensor | None, *, ignore: bool, processes: 
 def _forward(batch: _Batch, settings: _Settings) -> tuple[Tensor, Tensor, Tensor]:
     """The loss, the logarithms of all rows' sums, and the kept tiles."""
     own, arithmetic = batch.own, choose(settings.temperature, batch.unit.dtype)
-    kept = own.new_empty(kept_numbers(own) if batch.processes.world == 1 else 0)
+    kept = own.new_empty(kept_numbers(own.shape[0], own) if batch.processes.world == 1 else 0)
     excluded = batch.excluded(decoupled=settings.decoupled)
     sums = log_sums(own, batch.unit, arithmetic=arithmetic, excluded=excluded, kept=kept).rows
     count = batch.positives()
@@ -240,8 +240,7 @@ def _shapes(z, other, labels, domains, temperature, decoupled, ignore, reduction
     loss = z.new_empty(rows if reduction == "none" else (), dtype=dtype)
     kinds = 0 if labels is None else 3 if domains is not None and ignore else 2
     groups = z.new_empty(kinds, total, dtype=torch.int64)
-    # A size that is not followed: it changes in steps, and the compiler would compile anew for every number of rows.
-    kept = unit.new_empty(torch.library.get_ctx().new_dynamic_size())
+    kept = unit.new_empty(kept_numbers(rows, unit) if world == 1 else 0)
     shares = torch.empty(world, dtype=torch.int64, device="cpu")
     return loss, unit, z.new_empty(rows, dtype=dtype), unit.new_empty(total, dtype=widest(unit)), groups, kept, shares
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 # A tile of 512 x 512 float32 is 1 MiB, which stays in a core's cache between the operations on it. A GPU needs larger
@@ -100,14 +101,11 @@ class Tiles:
         return self.derived[: tile.numel()].view(tile.shape)
 
 
-def kept_numbers(rows: Tensor) -> int:
-    """How many numbers the kept tiles of `rows` against themselves, the upper ones only, take: all or what fits."""
-    size, budget = tile_size(rows), CPU_KEPT_BYTES if rows.device.type == "cpu" else GPU_KEPT_BYTES
-    numbers = 0
-    for row in cuts(0, rows.shape[0], size):
-        for column in cuts(row.start, rows.shape[0], size):
-            area = (row.stop - row.start) * (column.stop - column.start)
-            if (numbers + area) * rows.element_size() > budget:
-                return numbers
-            numbers += area
-    return numbers
+def kept_numbers(rows: int, like: Tensor) -> int | torch.SymInt:
+    """How many numbers the kept tiles of `rows` x `rows`, the upper ones only, take at most: all of them or what fits.
+
+    A formula without steps, not the sum of the tiles: the compiler follows it, whatever the number of rows.
+    """
+    budget = CPU_KEPT_BYTES if like.device.type == "cpu" else GPU_KEPT_BYTES
+    every = rows * (rows + torch.sym_min(rows, tile_size(like))) // 2
+    return torch.sym_min(every, budget // like.element_size())
