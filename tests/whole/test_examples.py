@@ -204,11 +204,29 @@ def test_accelerate_launch_runs_the_script_on_all_cores(tmp_path):
     assert "| SimCLR encoder | 0." in printed
 
 
+COUNT_THREADS = """
+import atexit, pathlib, runpy, sys
+
+@atexit.register  # the first one, so the last to run
+def count():
+    names = [file.read_text() for file in pathlib.Path("/proc/self/task").glob("*/comm")]
+    sys.stdout.write(f"gloo threads at exit: {sum('gloo' in name for name in names)}\\n")
+
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
 def test_two_processes_train_and_judge_together(images, tmp_path):
-    """Each phase on two gloo processes; one table, and the checkpoint says how it came about."""
+    """Each phase on two gloo processes; one table, and the checkpoint says how it came about.
+
+    No thread of gloo is left as Python ends: one that is at times aborts the process.
+    """
     binary = Path(sys.executable).with_name("torchrun")
+    (tmp_path / "counted.py").write_text(COUNT_THREADS)
     words = [SCRIPT, "--data", images, *FOLDERS, "--no-baseline"]
-    printed = launch(binary, "--standalone", "--nproc_per_node", 2, *words, cwd=tmp_path, timeout=180)
+    printed = launch(*[binary, "--standalone", "--nproc_per_node", 2, "counted.py", *words], cwd=tmp_path, timeout=180)
     assert printed.count("world=2 backend=gloo") == 1
     assert printed.count("| SimCLR encoder | ") == 1
+    assert printed.count("gloo threads at exit: 0") == 2
     assert json.loads((tmp_path / "runs/imagenet/config.json").read_text())["processes"] == 2

@@ -1,5 +1,6 @@
 """Processes, devices and precision: what a launcher decides, checked before anything runs."""
 
+import importlib
 import os
 import sys
 from datetime import timedelta
@@ -73,6 +74,12 @@ def make_accelerator(mixed_precision: MixedPrecision = "auto") -> Accelerator:
         )
     else:
         precision = mixed_precision
+    if wanted > 1:
+        # DDP and optimisers import this one, and default arguments of what it imports (`group=group.WORLD`) keep a
+        # process group that exists by then for ever: the group's threads outlive end_training and, now and then,
+        # abort the process as Python ends (torch 2.15). Imported before there is a group, it keeps none. It takes
+        # seconds, so not above.
+        importlib.import_module("torch._dynamo")
     # half an hour, as gloo's default: the main process may have a million files to check while the others wait
     timeout = InitProcessGroupKwargs(timeout=timedelta(minutes=30))
     accelerator = Accelerator(cpu=on_cpu, mixed_precision=precision, kwargs_handlers=[timeout])
