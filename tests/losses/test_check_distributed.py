@@ -2,6 +2,7 @@
 
 import time
 from functools import partial
+from types import SimpleNamespace
 
 import _planted as planted
 import pytest
@@ -188,3 +189,12 @@ def test_uneven_shares_differ_and_are_all_rows(world):
     assert sum(shares) == 12
     assert len(set(shares)) == world
     assert min(shares) >= 1
+
+
+def test_a_process_that_ends_without_a_result_is_named_and_one_that_aborts_after_it_is_not(tmp_path):
+    aborted, finished = SimpleNamespace(exitcode=-6), SimpleNamespace(exitcode=0)
+    (tmp_path / "seen_1.pt").touch()
+    with pytest.raises(AssertionError, match="ended early: 0 with exit code -6\\."):
+        testing._raise_failures(tmp_path, [aborted, finished], [], 1.0)
+    (tmp_path / "seen_0.pt").touch()
+    testing._raise_failures(tmp_path, [aborted, finished], [], 1.0)
