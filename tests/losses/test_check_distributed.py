@@ -8,7 +8,18 @@ import _planted as planted
 import pytest
 import torch
 from _bounds import normal
-from cl_losses import NTXentLoss, byol_loss, cross_domain_loss, info_nce_loss, nt_xent_loss, sup_con_loss, testing
+from cl_losses import (
+    NTXentLoss,
+    _diagnosis,
+    byol_loss,
+    cross_domain_loss,
+    info_nce_loss,
+    nt_xent_loss,
+    sup_con_loss,
+    testing,
+)
+from cl_losses._batch import make_batch
+from cl_losses._diagnosis import differentiate
 from cl_losses.testing import check_distributed
 from torch import distributed, multiprocessing
 
@@ -37,10 +48,10 @@ WRONG = {
 
 def tasks() -> dict[str, testing._Task]:
     found = {
-        name: testing._Task(loss, testing._batch(inputs, dims, rows_at_least=4), (2,), KINDS)
+        name: testing._Task(loss, make_batch(inputs, dims, rows_at_least=4), (2,), KINDS)
         for name, (loss, inputs, dims) in LOSSES.items()
     }
-    default = testing._batch(None, None, rows_at_least=4)
+    default = make_batch(None, None, rows_at_least=4)
     found["byol"] = testing._Task(byol_loss, default, (2,), KINDS)
     return found | {loss.__name__: testing._Task(loss, default, (2,), KINDS) for loss in WRONG}
 
@@ -71,7 +82,7 @@ def observed(tmp_path_factory) -> dict[str, list]:
 
 def compare(observed, name: str, kind: str, *, tolerance: float = 1e-10) -> float:
     task = tasks()[name]
-    return testing._compare(task.loss_fn, task.batch, observed[name], 2, kind, tolerance)
+    return _diagnosis.compare(task.loss_fn, task.batch, observed[name], 2, kind, tolerance)
 
 
 @pytest.mark.parametrize("kind", ["even", "uneven"])
@@ -144,9 +155,9 @@ def test_check_distributed_refuses_a_lambda():
 
 
 def test_a_loss_that_is_no_scalar_is_refused():
-    batch = testing._batch(None, None, rows_at_least=4)
+    batch = make_batch(None, None, rows_at_least=4)
     with pytest.raises(ValueError, match=r"`loss_fn` must return a scalar, got shape \(12,\)"):
-        testing._differentiate(planted.of_each_row, batch.inputs, batch.weight)
+        differentiate(planted.of_each_row, batch.inputs, batch.weight)
 
 
 @pytest.mark.parametrize(("uneven", "needed"), [(True, 9), (False, 3)])
@@ -185,7 +196,7 @@ def test_check_distributed_refuses_a_process_that_is_one_of_several(tmp_path):
 
 @pytest.mark.parametrize("world", [1, 2, 3, 4])
 def test_uneven_shares_differ_and_are_all_rows(world):
-    shares = testing._batch(None, None, rows_at_least=1).shares(world, "uneven")
+    shares = make_batch(None, None, rows_at_least=1).shares(world, "uneven")
     assert sum(shares) == 12
     assert len(set(shares)) == world
     assert min(shares) >= 1
