@@ -1,10 +1,19 @@
 """Gaussian blur with a width drawn for each image."""
 
 import torch
-from kornia.filters import filter2d_separable
-from torch import Tensor, nn
+from kornia.augmentation import IntensityAugmentationBase2D
+from torch import Tensor
 
+from cl_augment._images import check_probability
 from cl_augment._keys import uniform
+from cl_augment._resample import mix_rows
+from cl_augment._stage import Params, Stage, chosen_rows, per_image
+
+
+def _mirrored_taps(extent: int, radius: int, device: torch.device) -> Tensor:
+    """Pixels around each of `extent`, mirrored at the borders without repeating them: (extent, 2 radius + 1)."""
+    place = torch.arange(extent, device=device)[:, None] + torch.arange(-radius, radius + 1, device=device)
+    return (extent - 1) - ((extent - 1) - place.abs()).abs()
 
 
 def blur(images: Tensor, *, sigma: Tensor) -> Tensor:
@@ -17,15 +26,19 @@ def blur(images: Tensor, *, sigma: Tensor) -> Tensor:
     Returns:
         Shape of `images`. The kernel has 2 (h // 20) + 1 taps.
     """
-    radius = images.shape[-2] // 20
-    tap = torch.arange(-radius, radius + 1, device=images.device, dtype=images.dtype)
-    # Kornia's gaussian_blur2d would do but for a check of sigma that waits for the device.
-    kernel = torch.exp(-0.5 * (tap / sigma[:, None].to(images.dtype)) ** 2)
-    kernel = kernel / kernel.sum(dim=1, keepdim=True)
-    return filter2d_separable(images, kernel, kernel, border_type="reflect")
+    n, c, h, w = images.shape
+    radius = h // 20
+    tap = torch.arange(-radius, radius + 1, device=images.device, dtype=sigma.dtype)
+    kernel = torch.exp(-0.5 * (tap / sigma[:, None]) ** 2)
+    kernel = (kernel / kernel.sum(dim=1, keepdim=True)).to(images.dtype)[:, None]
+    rows = _mirrored_taps(h, radius, images.device).expand(n, h, -1)
+    columns = _mirrored_taps(w, radius, images.device).expand(n, w, -1)
+    tall = mix_rows(images.reshape(n * c, h, w), rows, kernel.expand(n, h, -1))
+    both = mix_rows(tall.transpose(1, 2).contiguous(), columns, kernel.expand(n, w, -1))
+    return both.transpose(1, 2).reshape(n, c, h, w)
 
 
-class GaussianBlur(nn.Module):
+class GaussianBlur(Stage, IntensityAugmentationBase2D):
     """Blur an image with probability `p` by a Gaussian of random width, its kernel a tenth of the image high.
 
     sigma is uniform in `sigma` pixels and drawn per image; borders are reflected, as torchvision does. The authors'
@@ -44,24 +57,33 @@ class GaussianBlur(nn.Module):
     """
 
     def __init__(self, p: float = 0.5, *, sigma: tuple[float, float] = (0.1, 2.0)) -> None:
-        super().__init__()
-        if not 0 <= p <= 1:
-            raise ValueError(f"`p` is a probability in [0, 1], got {p}.")
+        super().__init__(p=p)
+        check_probability(p)
         if not 0 < sigma[0] <= sigma[1]:
             raise ValueError(f"`sigma` must be an increasing pair above 0, got {sigma}.")
-        self.p, self.sigma = p, sigma
+        self.sigma = sigma
 
-    def forward(self, images: Tensor, keys: Tensor) -> Tensor:
-        """Blur some images, by their keys."""
+    def draw(self, keys: Tensor, shape: torch.Size, sizes: Tensor | None = None) -> Params:
+        """Which images to blur, "batch_prob", and by how much, "sigma" in pixels."""
+        u = uniform(keys, 2)
+        return {"sigma": self.sigma[0] + (self.sigma[1] - self.sigma[0]) * u[:, 0], "batch_prob": u[:, 1] < self.p}
+
+    def replay(self, images: Tensor, params: Params, *, inplace: bool = False) -> Tensor:
+        """Blur the chosen images."""
         height, width = images.shape[-2:]
         radius = height // 20
         if radius == 0:
             return images  # a kernel of one tap is the identity
         if width <= radius:
             raise ValueError(f"`images` {height} px high must be over {radius} px wide to be blurred.")
-        u = uniform(keys, 2)
-        blurred = blur(images, sigma=self.sigma[0] + (self.sigma[1] - self.sigma[0]) * u[:, 0])
-        return torch.where(u[:, 1, None, None, None] < self.p, blurred.clamp(0, 1), images)
+        rows = chosen_rows(params)
+        sigma = params["sigma"].to(images.device, non_blocking=True)
+        if rows is None:
+            blurred = blur(images, sigma=sigma).clamp_(0, 1)
+            return torch.where(per_image(params["batch_prob"], images), blurred, images)
+        rows = rows.to(images.device, non_blocking=True)
+        blurred = blur(images.index_select(0, rows), sigma=sigma.index_select(0, rows)).clamp_(0, 1)
+        return (images if inplace else images.clone()).index_copy_(0, rows, blurred)
 
     def extra_repr(self) -> str:
         """Hyperparameters, for printing."""

@@ -1,76 +1,79 @@
-"""The crops: random resized crop with flip for training, the centre crop for testing."""
+"""Random resized crop and flip, for training."""
 
 import math
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from kornia.augmentation import GeometricAugmentationBase2D
+from torch import Tensor
 
-from cl_augment._images import as_float, check_size
+from cl_augment._images import check_size
 from cl_augment._keys import uniform
-from cl_augment._resample import Interpolation, crop_resize
+from cl_augment._resample import Boxes, Interpolation, crop_resize
+from cl_augment._stage import Params, Stage
 
 _TRIES = 10
 
 
-def random_boxes(
-    u: Tensor, *, height: int, width: int, scale: tuple[float, float], ratio: tuple[float, float]
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def random_boxes(u: Tensor, sizes: Tensor, *, scale: tuple[float, float], ratio: tuple[float, float]) -> Boxes:
     """Boxes by torchvision's law: area uniform in `scale`, log aspect uniform in `ratio`, ten tries, else the centre.
-
-    The authors' TensorFlow code draws the height uniformly instead and rejects boxes below 10 % of the image; its
-    boxes cover 0.43 of a 32 px image on average, these 0.49.
 
     Args:
         u: Uniform numbers, shape (n, 22): ten areas, ten aspects, two offsets.
-        height: Height of the images in pixels.
-        width: Width of the images in pixels.
+        sizes: Height and width of each image in pixels, int64, shape (n, 2).
         scale: Least and greatest share of the image's area.
         ratio: Least and greatest width / height.
 
     Returns:
-        top, left, height, width in whole pixels, float32, each (n,).
+        A box in each image.
     """
-    area = height * width * (scale[0] + (scale[1] - scale[0]) * u[:, :_TRIES])
+    height, width = sizes.to(u.dtype).unbind(1)
+    area = (height * width)[:, None] * (scale[0] + (scale[1] - scale[0]) * u[:, :_TRIES])
     low, high = math.log(ratio[0]), math.log(ratio[1])
     aspect = torch.exp(low + (high - low) * u[:, _TRIES : 2 * _TRIES])
     w = torch.round(torch.sqrt(area * aspect))
     h = torch.round(torch.sqrt(area / aspect))
-    fits = (w > 0) & (w <= width) & (h > 0) & (h <= height)
+    fits = (w > 0) & (w <= width[:, None]) & (h > 0) & (h <= height[:, None])
     first = fits.to(torch.uint8).argmax(dim=1, keepdim=True)
     # When no try fits: the largest centred box whose aspect lies in `ratio`.
     image_ratio = width / height
-    whole_w = float(width if image_ratio <= ratio[1] else round(height * ratio[1]))
-    whole_h = float(height if image_ratio >= ratio[0] else round(width / ratio[0]))
+    whole_w = torch.where(image_ratio > ratio[1], torch.round(height * ratio[1]), width).clamp(min=1)
+    whole_h = torch.where(image_ratio < ratio[0], torch.round(width / ratio[0]), height).clamp(min=1)
     any_fits = fits.any(dim=1)
     w = torch.where(any_fits, w.gather(1, first).squeeze(1), whole_w)
     h = torch.where(any_fits, h.gather(1, first).squeeze(1), whole_h)
-    top = torch.floor(u[:, 2 * _TRIES] * (height - h + 1))
-    left = torch.floor(u[:, 2 * _TRIES + 1] * (width - w + 1))
-    top = torch.where(any_fits, top, torch.floor((height - h) / 2))
-    left = torch.where(any_fits, left, torch.floor((width - w) / 2))
-    return top, left, h, w
+    top = torch.where(any_fits, torch.floor(u[:, 2 * _TRIES] * (height - h + 1)), torch.floor((height - h) / 2))
+    left = torch.where(any_fits, torch.floor(u[:, 2 * _TRIES + 1] * (width - w + 1)), torch.floor((width - w) / 2))
+    return Boxes(top.long(), left.long(), h.long(), w.long())
 
 
-class RandomResizedCropFlip(nn.Module):
+class RandomResizedCropFlip(Stage, GeometricAugmentationBase2D):
     """A random box of each image, resized to a square and mirrored half of the time, in one sampling.
 
-    The box follows torchvision's `RandomResizedCrop`, the pixels its `resized_crop` with `antialias=True`, then
-    clipped to [0, 1]. The authors' TensorFlow 2 code resizes by the same cubic without antialiasing, which differs only
-    where the box is larger than the output; their TensorFlow 1 code has another cubic and another grid.
+    The box follows torchvision's `RandomResizedCrop`, the pixels its `resized_crop`, then clipped to [0, 1]. Nothing
+    from outside the box enters its border.
+
+    The authors' TensorFlow code draws the height uniformly instead of the area and rejects boxes below 10 % of the
+    image: its boxes cover 0.43 of a 32 px image on average, these 0.49. Its second version resizes by the same cubic
+    without antialiasing, which differs only where the box is larger than the output; its first version has another
+    cubic and another grid.
 
     Args:
-        size: Side of the output in pixels, >= 1.
+        size: Side of the output in pixels, >= 8.
         scale: Range of the box's share of the image area, within (0, 1]. SimCLR: (0.08, 1), arXiv:2002.05709, App. A.
         ratio: Range of width / height, > 0.
         flip: Probability of mirroring, in [0, 1].
         interpolation: "bilinear" or "bicubic"; the paper's code is bicubic.
+        antialias: Whether the filter widens where a box is larger than the output, as PIL's and torchvision's do.
 
     Shape:
-        images (n, c, h, w), keys (n,) -> (n, c, size, size), float in [0, 1].
+        images (n, c, h, w), uint8 or float in [0, 1], keys (n,) -> (n, c, size, size), float in [0, 1].
 
     Raises:
         ValueError: An argument is out of its range.
     """
+
+    reads_uint8 = True
 
     def __init__(
         self,
@@ -80,8 +83,9 @@ class RandomResizedCropFlip(nn.Module):
         ratio: tuple[float, float] = (3 / 4, 4 / 3),
         flip: float = 0.5,
         interpolation: Interpolation = "bicubic",
+        antialias: bool = True,
     ) -> None:
-        super().__init__()
+        super().__init__(p=1.0)
         check_size(size)
         if not 0 < scale[0] <= scale[1] <= 1:
             raise ValueError(f"`scale` must be an increasing pair within (0, 1], got {scale}.")
@@ -93,79 +97,64 @@ class RandomResizedCropFlip(nn.Module):
             raise ValueError(f"`interpolation` must be 'bilinear' or 'bicubic', got {interpolation!r}.")
         self.size, self.scale, self.ratio, self.flip = size, scale, ratio, flip
         self.interpolation: Interpolation = interpolation
+        self.antialias = antialias
 
-    def forward(self, images: Tensor, keys: Tensor) -> Tensor:
-        """Crop, resize and flip each image by its key."""
-        images = as_float(images)
+    def draw(self, keys: Tensor, shape: torch.Size, sizes: Tensor | None = None) -> Params:
+        """Boxes "top", "left", "height", "width" in pixels and whether to "flip"."""
         u = uniform(keys, 2 * _TRIES + 3)
-        top, left, height, width = random_boxes(
-            u, height=images.shape[-2], width=images.shape[-1], scale=self.scale, ratio=self.ratio
-        )
+        if sizes is None:
+            # writes the numbers on the device; a tensor made of a list would be copied there and wait
+            sizes = torch.stack([torch.full_like(keys, shape[2]), torch.full_like(keys, shape[3])], dim=1)
+        boxes = random_boxes(u, sizes, scale=self.scale, ratio=self.ratio)
+        return {**boxes._asdict(), "flip": u[:, -1] < self.flip}
+
+    def replay(self, images: Tensor, params: Params, *, inplace: bool = False) -> Tensor:
+        """Crop, resize and flip each image as drawn."""
         views = crop_resize(
             images,
-            top=top,
-            left=left,
-            height=height,
-            width=width,
-            flip=u[:, -1] < self.flip,
+            Boxes(params["top"], params["left"], params["height"], params["width"]),
+            flip=params["flip"],
             size=self.size,
             interpolation=self.interpolation,
+            antialias=self.antialias,
         )
-        return views.clamp(0, 1)
+        # bilinear is a weighted mean and stays within [0, 1] up to rounding, which the clamp removes as well
+        return views.clamp_(0, 1)
+
+    def shape_after(self, shape: torch.Size) -> torch.Size:
+        """(n, c, size, size)."""
+        return torch.Size([shape[0], shape[1], self.size, self.size])
+
+    def compute_transformation(self, input: Tensor, params: Params, flags: dict[str, Any]) -> Tensor:
+        """Kornia's: matrices from pixels of the image to pixels of the view, (n, 3, 3), for boxes and keypoints."""
+        top, left, height, width = (params[name].to(input) for name in Boxes._fields)
+        x_scale, y_scale = self.size / width, self.size / height
+        # pixel centres: x + 1/2 within the box is (x' + 1/2) of the view
+        x_shift, y_shift = x_scale * (0.5 - left) - 0.5, y_scale * (0.5 - top) - 0.5
+        mirror = params["flip"].to(input.device)
+        x_scale, x_shift = (
+            torch.where(mirror, -x_scale, x_scale),
+            torch.where(mirror, self.size - 1 - x_shift, x_shift),
+        )
+        zero, one = torch.zeros_like(x_scale), torch.ones_like(x_scale)
+        rows = [x_scale, zero, x_shift, zero, y_scale, y_shift, zero, zero, one]
+        return torch.stack(rows, dim=1).view(-1, 3, 3)
+
+    def apply_transform_mask(
+        self, input: Tensor, params: Params, flags: dict[str, Any], transform: Tensor | None = None
+    ) -> Tensor:
+        """Kornia's: masks (n, c, h, w) are cropped alike, by the nearest pixel."""
+        place = torch.arange(self.size, device=input.device)
+        columns = torch.where(params["flip"].to(input.device)[:, None], self.size - 1 - place, place)
+        top, left, height, width = (params[name].to(input.device)[:, None] for name in Boxes._fields)
+        y = top + torch.div((2 * place + 1) * height, 2 * self.size, rounding_mode="floor")
+        x = left + torch.div((2 * columns + 1) * width, 2 * self.size, rounding_mode="floor")
+        image = torch.arange(len(input), device=input.device)
+        return input[image[:, None, None], :, y[:, :, None], x[:, None, :]].permute(0, 3, 1, 2)
 
     def extra_repr(self) -> str:
         """Hyperparameters, for printing."""
         return (
             f"{self.size}, scale={self.scale}, ratio={self.ratio}, flip={self.flip}, "
-            f"interpolation={self.interpolation!r}"
+            f"interpolation={self.interpolation!r}, antialias={self.antialias}"
         )
-
-
-class EvalTransform(nn.Module):
-    """The deterministic transform of the tests: a centred square crop, resized to `size`.
-
-    Above 32 px the square has 0.875 of the shorter side, as in the authors' code (224 of 256 px in the paper's words,
-    arXiv:2002.05709, App. B.5); up to 32 px it is the whole shorter side, as they do on CIFAR. Bicubic with
-    antialiasing, clipped to [0, 1].
-
-    Args:
-        size: Side of the output in pixels, >= 1.
-        crop: Share of the shorter side that is kept, in (0, 1]; by default the rule above.
-
-    Shape:
-        images (n, c, h, w), uint8 or float in [0, 1] -> (n, c, size, size), float in [0, 1]. A second argument, the
-        keys of the random transforms, is accepted and not used.
-
-    Raises:
-        ValueError: An argument is out of its range.
-    """
-
-    def __init__(self, size: int, *, crop: float | None = None) -> None:
-        super().__init__()
-        check_size(size)
-        if crop is None:
-            crop = 0.875 if size > 32 else 1.0
-        if not 0 < crop <= 1:
-            raise ValueError(f"`crop` must be in (0, 1], got {crop}.")
-        self.size, self.crop = size, crop
-
-    def forward(self, images: Tensor, keys: Tensor | None = None) -> Tensor:
-        """Crop and resize each image."""
-        del keys  # nothing is random here; taking them lets every transform be called alike
-        images = as_float(images)
-        n, _, height, width = images.shape
-        side = max(1, round(self.crop * min(height, width)))
-        if side == self.size == height == width:
-            return images
-        box = {
-            "top": (height - side + 1) // 2,  # the authors' rounding of the offset
-            "left": (width - side + 1) // 2,
-            "height": side,
-            "width": side,
-        }
-        boxes = {name: torch.full((n,), float(value), device=images.device) for name, value in box.items()}
-        return crop_resize(images, **boxes, flip=None, size=self.size, interpolation="bicubic").clamp(0, 1)
-
-    def extra_repr(self) -> str:
-        """Hyperparameters, for printing."""
-        return f"{self.size}, crop={self.crop}"

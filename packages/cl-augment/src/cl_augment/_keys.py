@@ -25,6 +25,15 @@ def _shift_right(z: Tensor, bits: int) -> Tensor:
     return (z >> bits) & ((1 << (64 - bits)) - 1)
 
 
+def _times(x: Tensor, factor: int) -> Tensor:
+    """X * factor, wrapping.
+
+    In two halves, because torch.compile takes a product of an `arange` for an index, which it computes without wrapping
+    and then refuses as too large.
+    """
+    return ((x * (factor >> 32)) << 32) + x * (factor & 0xFFFFFFFF)
+
+
 def _mix(z: Tensor) -> Tensor:
     z = (z ^ _shift_right(z, 30)) * _MUL_1
     z = (z ^ _shift_right(z, 27)) * _MUL_2
@@ -58,7 +67,8 @@ def sample_keys(ids: Tensor, *, seed: int, epoch: int) -> Tensor:
     if epoch < 0:
         raise ValueError(f"`epoch` must be at least 0, got {epoch}.")
     ids = ids.long()
-    return _fold(_fold(_mix(torch.full_like(ids, seed)), torch.full_like(ids, epoch)), ids)
+    run = fold_in(_mix(torch.full_like(ids, seed)), epoch)
+    return _mix(run + _times(ids + 1, _FOLD))
 
 
 def random_keys(n: int, *, device: torch.device, generator: torch.Generator | None = None) -> Tensor:
@@ -75,8 +85,13 @@ def random_keys(n: int, *, device: torch.device, generator: torch.Generator | No
     return torch.randint(-(1 << 63), (1 << 63) - 1, (n,), device=device, generator=generator)
 
 
-def _fold(keys: Tensor, data: Tensor) -> Tensor:
-    return _mix(keys + (data + 1) * _FOLD)
+def check_keys(keys: Tensor, n: int) -> None:
+    """Raise unless `keys` is one key for each of `n` images."""
+    if not isinstance(keys, Tensor) or keys.dtype != torch.int64:
+        got = keys.dtype if isinstance(keys, Tensor) else type(keys).__name__
+        raise TypeError(f"`keys` must be int64, as `sample_keys` makes them, got {got}.")
+    if keys.shape != (n,):
+        raise ValueError(f"`keys` must have shape ({n},), one for each image, got {tuple(keys.shape)}.")
 
 
 def fold_in(keys: Tensor, data: int) -> Tensor:
@@ -94,8 +109,7 @@ def fold_in(keys: Tensor, data: int) -> Tensor:
     """
     if data < 0:
         raise ValueError(f"`data` must be at least 0, got {data}.")
-    # full_like writes the number on the device; as_tensor would copy it there and wait
-    return _fold(keys, torch.full_like(keys, data))
+    return _mix(keys + _signed((data + 1) * _FOLD % (1 << 64)))
 
 
 def uniform(keys: Tensor, count: int) -> Tensor:
@@ -110,5 +124,5 @@ def uniform(keys: Tensor, count: int) -> Tensor:
     Returns:
         float32, shape (n, count), multiples of 2**-24.
     """
-    steps = torch.arange(1, count + 1, device=keys.device) * _DRAW
+    steps = _times(torch.arange(1, count + 1, device=keys.device), _DRAW)
     return _shift_right(_mix(keys[:, None] + steps), 40).to(torch.float32) * 2.0**-24

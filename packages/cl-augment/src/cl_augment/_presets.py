@@ -1,66 +1,181 @@
 """The augmentations of the papers, by name."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
 from cl_augment._blur import GaussianBlur
-from cl_augment._colour import ColorJitter, RandomGrayscale
+from cl_augment._chain import Images, check_batch
 from cl_augment._crop import RandomResizedCropFlip
-from cl_augment._keys import random_keys
-from cl_augment._views import TwoViewAugment
+from cl_augment._grey import RandomGrayscale
+from cl_augment._jitter import ColorJitter
+from cl_augment._resample import Interpolation
+from cl_augment._sobel import Sobel
+from cl_augment._solarize import Solarize
+from cl_augment._stage import Params
+from cl_augment._views import Chains, TwoViewAugment
 
 
 class SimCLRAugment(TwoViewAugment):
     """SimCLR's two views: random resized crop and flip, colour jitter, grey images, blur.
 
     Chen et al., A Simple Framework for Contrastive Learning of Visual Representations, 2020, arXiv:2002.05709,
-    App. A; the order is the authors' code's. No mean and standard deviation are subtracted: the network sees
-    [0, 1], as theirs does.
+    App. A; the order is the authors' code's. No mean and standard deviation are subtracted unless asked for: the
+    network sees [0, 1], as theirs does. The paper's ablations (Fig. 5) are arguments: `strength=0, grey=0` for crops
+    without colour distortion, with `blur=False` for crops alone; `sobel=True` for edges instead of colour distortion.
 
     Args:
-        size: Side of the views in pixels, >= 1.
-        strength: Strength of the colour jitter, in [0, 2.5]: 1 on ImageNet, 0.5 on CIFAR-10.
+        size: Side of the views in pixels, >= 8.
+        strength: Strength of the colour jitter, >= 0: 1 on ImageNet, 0.5 on CIFAR-10; 0 leaves it out.
+        hue: Greatest turn of the hue at strength 1, in turns, >= 0. Images without three channels need 0.
+        grey: Probability of grey images, in [0, 1].
         blur: Whether to blur half of the views; None: above 32 px only, as in the paper.
+        sobel: Whether to replace jitter and grey images by Sobel's filter.
+        interpolation: Of the crop, "bicubic" as in the paper's code, or "bilinear".
+        antialias: Whether the crop's filter widens where a box is larger than the view.
+        extra: Stages that follow, such as Kornia's `RandomErasing`, for both views.
+        mean: Subtracted from each channel at the end.
+        std: What each channel is then divided by.
+        dtype: Of the views; None for that of the images, and float32 for uint8.
+        memory_format: Of the views.
 
     Shape:
-        images (n, 3 or 1, h, w), uint8 or float in [0, 1], any device; keys (n,) or None -> two views of
-        (n, 3 or 1, size, size), float in [0, 1].
+        images (n, c, h, w), uint8 or float in [0, 1], any device, or a list of (c, h, w); keys (n,) or None -> two
+        views of (n, c, size, size), float in [0, 1].
 
     Raises:
-        ValueError: An argument is out of its range.
+        ValueError: An argument is out of its range; on call, other than three channels and a hue to turn.
     """
 
-    def __init__(self, size: int, *, strength: float = 1.0, blur: bool | None = None) -> None:
-        if blur is None:
-            blur = size > 32
-        stages = [RandomResizedCropFlip(size), ColorJitter(strength), RandomGrayscale()]
-        super().__init__(stages + [GaussianBlur()] * blur, stages + [GaussianBlur()] * blur)
+    def __init__(
+        self,
+        size: int,
+        *,
+        strength: float = 1.0,
+        hue: float = 0.2,
+        grey: float = 0.2,
+        blur: bool | None = None,
+        sobel: bool = False,
+        interpolation: Interpolation = "bicubic",
+        antialias: bool = True,
+        extra: Sequence[nn.Module] = (),
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        dtype: torch.dtype | None = None,
+        memory_format: torch.memory_format = torch.contiguous_format,
+    ) -> None:
+        colour = [ColorJitter(strength, hue=hue), RandomGrayscale(grey)]
+        stages: list[nn.Module] = [RandomResizedCropFlip(size, interpolation=interpolation, antialias=antialias)]
+        if sobel:
+            stages.append(Sobel())
+        else:
+            stages += colour[:1] if strength > 0 else []
+            stages += colour[1:] if grey > 0 else []
+        if size > 32 if blur is None else blur:
+            stages.append(GaussianBlur())
+        stages += extra
+        super().__init__(stages, stages, mean=mean, std=std, dtype=dtype, memory_format=memory_format)
 
 
-class LinearEvalAugment(nn.Module):
+class BYOLAugment(TwoViewAugment):
+    """BYOL's two views, which differ: the first is always blurred, the second seldom, but solarised at times.
+
+    Grill et al., Bootstrap Your Own Latent, 2020, arXiv:2006.07733, App. B and Table 6: crop and flip; jitter of
+    brightness 0.4, contrast 0.4, saturation 0.2, hue 0.1 with probability 0.8; grey with 0.2; blur with 1 and 0.1;
+    solarisation with 0 and 0.2. Their code adds to the brightness where this multiplies it, takes the contrast about
+    the mean of each channel and saturates in HSV; it normalises by ImageNet's mean and deviation in the network (here
+    `mean` and `std`).
+
+    Args:
+        size: Side of the views in pixels, >= 8.
+        interpolation: Of the crop, "bicubic" as in the paper's code, or "bilinear".
+        antialias: Whether the crop's filter widens where a box is larger than the view.
+        extra: Stages that follow, for both views.
+        mean: Subtracted from each channel at the end.
+        std: What each channel is then divided by.
+        dtype: Of the views; None for that of the images, and float32 for uint8.
+        memory_format: Of the views.
+
+    Shape:
+        images (n, 3, h, w), uint8 or float in [0, 1], any device, or a list of (3, h, w); keys (n,) or None -> two
+        views of (n, 3, size, size), float in [0, 1].
+
+    Raises:
+        ValueError: An argument is out of its range; on call, other than three channels.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        *,
+        interpolation: Interpolation = "bicubic",
+        antialias: bool = True,
+        extra: Sequence[nn.Module] = (),
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        dtype: torch.dtype | None = None,
+        memory_format: torch.memory_format = torch.contiguous_format,
+    ) -> None:
+        shared = [
+            RandomResizedCropFlip(size, interpolation=interpolation, antialias=antialias),
+            ColorJitter(brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1),
+            RandomGrayscale(0.2),
+        ]
+        super().__init__(
+            [*shared, GaussianBlur(1.0), *extra],
+            [*shared, GaussianBlur(0.1), Solarize(0.2), *extra],
+            mean=mean,
+            std=std,
+            dtype=dtype,
+            memory_format=memory_format,
+        )
+
+
+class LinearEvalAugment(Chains):
     """What a linear classifier is trained on: random resized crop and flip, one view.
 
     arXiv:2002.05709, App. B.5.
 
     Args:
-        size: Side of the output in pixels, >= 1.
+        size: Side of the output in pixels, >= 8.
+        mean: Subtracted from each channel at the end.
+        std: What each channel is then divided by.
+        dtype: Of the output; None for that of the images, and float32 for uint8.
+        memory_format: Of the output.
 
     Shape:
-        images (n, c, h, w), uint8 or float in [0, 1], any device; keys (n,) or None -> (n, c, size, size), float in
-        [0, 1].
+        images (n, c, h, w), uint8 or float in [0, 1], any device, or a list of (c, h, w); keys (n,) or None ->
+        (n, c, size, size), float in [0, 1].
 
     Raises:
-        ValueError: `size` is out of its range.
+        ValueError: An argument is out of its range.
     """
 
-    def __init__(self, size: int) -> None:
-        super().__init__()
-        self.crop = RandomResizedCropFlip(size)
+    def __init__(
+        self,
+        size: int,
+        *,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        dtype: torch.dtype | None = None,
+        memory_format: torch.memory_format = torch.contiguous_format,
+    ) -> None:
+        crop = RandomResizedCropFlip(size)
+        super().__init__([[crop]], mean=mean, std=std, dtype=dtype, memory_format=memory_format)
 
     def forward(
-        self, images: Tensor, keys: Tensor | None = None, *, generator: torch.Generator | None = None
+        self,
+        images: Images,
+        keys: Tensor | None = None,
+        *,
+        sizes: Tensor | None = None,
+        generator: torch.Generator | None = None,
     ) -> Tensor:
         """One view of each image."""
-        if keys is None:
-            keys = random_keys(len(images), device=images.device, generator=generator)
-        return self.crop(images, keys)
+        return self.stacked(images, keys, sizes=sizes, generator=generator)
+
+    def replay(self, images: Images, params: Sequence[Sequence[Params]]) -> Tensor:
+        """The view that `params`, from `draw`, describe: that of the call with the same keys."""
+        check_batch(images, None)
+        return self._run(images, params)

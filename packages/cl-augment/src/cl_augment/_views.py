@@ -1,58 +1,163 @@
 """Stages in a row make a view; two views make what a contrastive method compares."""
 
+from collections.abc import Sequence
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
-from cl_augment._images import as_float
-from cl_augment._keys import fold_in, random_keys
+from cl_augment._chain import Finish, Images, check_batch, draw_chain, run, shape_and_sizes
+from cl_augment._foreign import KorniaStage, as_stage
+from cl_augment._images import as_float, check_images
+from cl_augment._keys import check_keys, fold_in, random_keys
+from cl_augment._stage import Params, Stage
 
 
-class TwoViewAugment(nn.Module):
+class Chains(nn.Module):
+    """Some chains of stages on the same images: what `TwoViewAugment` and `LinearEvalAugment` share. Abstract."""
+
+    def __init__(
+        self,
+        chains: Sequence[Sequence[nn.Module]],
+        *,
+        mean: Sequence[float] | None,
+        std: Sequence[float] | None,
+        dtype: torch.dtype | None,
+        memory_format: torch.memory_format,
+    ) -> None:
+        super().__init__()
+        stages = {id(module): as_stage(module) for chain in chains for module in chain}
+        self.chains = nn.ModuleList(nn.ModuleList(stages[id(module)] for module in chain) for chain in chains)
+        self.finish_with = Finish(mean, std, dtype, memory_format).checked()
+
+    def stages(self) -> list[list[Stage]]:
+        """The stages of each view, as they are applied."""
+        return [list(cast(nn.ModuleList, chain)) for chain in self.chains]  # type: ignore[arg-type]
+
+    def fresh_keys(self, images: Images, generator: torch.Generator | None) -> Tensor:
+        """Keys from the generator, on the images' device, or on the CPU where a stage draws there only."""
+        device = images.device if isinstance(images, Tensor) else images[0].device
+        if any(isinstance(stage, KorniaStage) for chain in self.stages() for stage in chain):
+            device = torch.device("cpu")
+        return random_keys(len(images), device=device, generator=generator)
+
+    def draw(self, images: Images, keys: Tensor, *, sizes: Tensor | None = None) -> list[list[Params]]:
+        """What is random in the views of these images, to be looked at, changed or replayed.
+
+        Args:
+            images: As in a call; only their number and sizes matter.
+            keys: Keys, int64, shape (n,).
+            sizes: As in a call.
+
+        Returns:
+            For each view and stage a dictionary of tensors with a row for each image; "batch_prob" says which images
+            the stage applies to.
+        """
+        check_keys(keys, len(images))
+        shape, sizes = shape_and_sizes(images, sizes)
+        if sizes is not None:
+            sizes = sizes.to(keys.device, non_blocking=True)
+        return [
+            draw_chain(stages, fold_in(keys, view), shape, sizes=sizes) for view, stages in enumerate(self.stages())
+        ]
+
+    def stacked(
+        self,
+        images: Images,
+        keys: Tensor | None = None,
+        *,
+        sizes: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """The views of a call below each other, first those of the first chain: (views n, c, size, size)."""
+        check_batch(images, sizes)
+        if keys is None:
+            keys = self.fresh_keys(images, generator)
+        return self._run(images, self.draw(images, keys, sizes=sizes))
+
+    def _run(self, images: Images, params: Sequence[Sequence[Params]]) -> Tensor:
+        return run(self.stages(), [images] * len(self.chains), params, self.finish_with)
+
+
+class TwoViewAugment(Chains):
     """Two random views of each image: what every preset is. Abstract; `TwoViews` takes stages of your own.
 
     The first stage of a view fixes the size (a crop, a warp), the others keep it. `cut` and `finish` run these two
-    parts one by one, because images of unequal sizes must be cut one at a time, in the workers of a loader, before
-    they can be stacked. Calling the module is one after the other.
+    parts one by one, because images that are read from files must be cut one at a time, in the workers of a loader,
+    before they can be stacked. Calling the module is one after the other.
 
     Stage s of view v draws from `fold_in(fold_in(keys, v), s)`, so a stage that is added or swapped leaves the draws
     of those before it.
 
+    Args:
+        view_a: Stages of the first view: ours, Kornia's augmentations (their parameters are then drawn from the keys,
+            too), or modules called as `stage(images, keys)`.
+        view_b: Stages of the second view.
+        mean: Subtracted from each channel at the end; None for no normalisation, as the paper's network sees [0, 1].
+        std: What each channel is then divided by.
+        dtype: Of the views; None for that of the images, and float32 for uint8.
+        memory_format: Of the views.
+
     Shape:
         images (n, c, h, w), uint8 or float in [0, 1], any device; keys (n,) from `sample_keys` -> two of
-        (n, c, size, size), float in [0, 1]. Without keys, fresh ones are drawn from `generator` or, without that
-        too, from the device's global generator.
+        (n, c, size, size), float in [0, 1] before `mean` and `std`. Without keys, fresh ones are drawn from `generator`
+        or, without that too, from the device's global generator. Images of several sizes come as a list of (c, h, w),
+        or as a padded batch whose `sizes`, int64 (n, 2), say how high and wide each is from its upper left corner.
 
     Raises:
-        ValueError: On call, keys of another length than the images.
+        TypeError: On call, images or keys of another dtype.
+        ValueError: An argument is out of its range; on call, images outside [0, 1] or below 2 px, or keys of another
+            length than the images.
     """
 
-    def __init__(self, view_a: list[nn.Module], view_b: list[nn.Module]) -> None:
-        super().__init__()
-        self.view_a, self.view_b = nn.ModuleList(view_a), nn.ModuleList(view_b)
+    def __init__(
+        self,
+        view_a: Sequence[nn.Module],
+        view_b: Sequence[nn.Module],
+        *,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        dtype: torch.dtype | None = None,
+        memory_format: torch.memory_format = torch.contiguous_format,
+    ) -> None:
+        super().__init__([view_a, view_b], mean=mean, std=std, dtype=dtype, memory_format=memory_format)
 
     def forward(
-        self, images: Tensor, keys: Tensor | None = None, *, generator: torch.Generator | None = None
+        self,
+        images: Images,
+        keys: Tensor | None = None,
+        *,
+        sizes: Tensor | None = None,
+        generator: torch.Generator | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Two views of each image."""
-        if keys is None:
-            keys = random_keys(len(images), device=images.device, generator=generator)
-        return self.finish(self.cut(images, keys), keys)
+        view_a, view_b = self.stacked(images, keys, sizes=sizes, generator=generator).chunk(2)
+        return view_a, view_b
+
+    def replay(self, images: Images, params: Sequence[Sequence[Params]]) -> tuple[Tensor, Tensor]:
+        """The views that `params`, from `draw`, describe: those of the call with the same keys."""
+        check_batch(images, None)
+        view_a, view_b = self._run(images, params).chunk(2)
+        return view_a, view_b
 
     def cut(self, images: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
         """The first stage of both views: images (n, c, h, w) -> two of (n, c, size, size)."""
-        if keys.shape != images.shape[:1]:
-            raise ValueError(f"`keys` must have shape ({len(images)},), one for each image, got {tuple(keys.shape)}.")
-        images = as_float(images)
-        key_a, key_b = fold_in(keys, 0), fold_in(keys, 1)
-        return self.view_a[0](images, fold_in(key_a, 0)), self.view_b[0](images, fold_in(key_b, 0))
+        check_images(images)
+        check_keys(keys, len(images))
+        cuts = []
+        for view, (stage, *_) in enumerate(self.stages()):
+            source = images if stage.reads_uint8 else as_float(images)
+            cuts.append(stage.replay(source, stage.draw(fold_in(fold_in(keys, view), 0), images.shape)))
+        return cuts[0], cuts[1]
 
     def finish(self, cuts: tuple[Tensor, Tensor], keys: Tensor) -> tuple[Tensor, Tensor]:
         """The other stages of both views, shapes unchanged."""
-        view_a, view_b = cuts
-        for place, (stage_a, stage_b) in enumerate(zip(self.view_a, self.view_b, strict=True)):
-            if place > 0:
-                view_a = stage_a(view_a, fold_in(fold_in(keys, 0), place))
-                view_b = stage_b(view_b, fold_in(fold_in(keys, 1), place))
+        check_keys(keys, len(cuts[0]))
+        chains = [stages[1:] for stages in self.stages()]
+        params = [
+            draw_chain(stages, fold_in(keys, view), cuts[view].shape, first=1) for view, stages in enumerate(chains)
+        ]
+        view_a, view_b = run(chains, cuts, params, self.finish_with).chunk(2)
         return view_a, view_b
 
 
@@ -60,7 +165,12 @@ class TwoViews(TwoViewAugment):
     """Two views by stages of your own, the same for both.
 
     Args:
-        stages: Modules called as `stage(images, keys)`, at least one; the first sets the size.
+        stages: At least one; the first sets the size. Stages of this package, augmentations of Kornia's, or modules
+            called as `stage(images, keys)`.
+        mean: As of every augmentation: subtracted from each channel at the end.
+        std: What each channel is then divided by.
+        dtype: Of the views; None for that of the images, and float32 for uint8.
+        memory_format: Of the views.
 
     Shape:
         As of every augmentation: images (n, c, h, w), keys (n,) or None -> two of (n, c, size, size).
@@ -69,7 +179,14 @@ class TwoViews(TwoViewAugment):
         ValueError: There are no stages.
     """
 
-    def __init__(self, *stages: nn.Module) -> None:
+    def __init__(
+        self,
+        *stages: nn.Module,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        dtype: torch.dtype | None = None,
+        memory_format: torch.memory_format = torch.contiguous_format,
+    ) -> None:
         if not stages:
             raise ValueError("`stages` must hold at least one stage, got none.")
-        super().__init__(list(stages), list(stages))
+        super().__init__(stages, stages, mean=mean, std=std, dtype=dtype, memory_format=memory_format)

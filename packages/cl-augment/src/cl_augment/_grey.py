@@ -1,0 +1,57 @@
+"""Brightness of a pixel, and random grey images."""
+
+import torch
+from kornia.augmentation import IntensityAugmentationBase2D
+from torch import Tensor
+
+from cl_augment._images import check_probability
+from cl_augment._keys import uniform
+from cl_augment._stage import Params, Stage, chosen_rows, per_image
+
+_LUMA = (0.2989, 0.587, 0.114)  # torchvision's weights of red, green, blue; ITU-R BT.601
+
+
+def grey(images: Tensor) -> Tensor:
+    """Luma of RGB images, mean of the channels of others: (n, c, h, w) -> (n, 1, h, w)."""
+    if images.shape[1] != 3:
+        return images.mean(dim=1, keepdim=True) if images.shape[1] > 1 else images
+    red, green, blue = images.split(1, dim=1)
+    return (_LUMA[0] * red).add_(green, alpha=_LUMA[1]).add_(blue, alpha=_LUMA[2])
+
+
+class RandomGrayscale(Stage, IntensityAugmentationBase2D):
+    """Replace an image by its luma, in all channels, with probability `p`.
+
+    Images of other than three channels are replaced by the mean of their channels.
+
+    Args:
+        p: Probability, in [0, 1]; SimCLR: 0.2.
+
+    Shape:
+        images (n, c, h, w), keys (n,) -> same shape.
+
+    Raises:
+        ValueError: `p` is out of its range.
+    """
+
+    def __init__(self, p: float = 0.2) -> None:
+        super().__init__(p=p)
+        check_probability(p)
+
+    def draw(self, keys: Tensor, shape: torch.Size, sizes: Tensor | None = None) -> Params:
+        """Which images become grey, "batch_prob"."""
+        return {"batch_prob": uniform(keys, 1)[:, 0] < self.p}
+
+    def replay(self, images: Tensor, params: Params, *, inplace: bool = False) -> Tensor:
+        """Make the chosen images grey."""
+        rows = chosen_rows(params)
+        if rows is None:
+            return torch.where(per_image(params["batch_prob"], images), grey(images), images)
+        rows = rows.to(images.device, non_blocking=True)
+        images = images if inplace else images.clone()
+        lumas = grey(images.index_select(0, rows))
+        return images.index_copy_(0, rows, lumas.expand(-1, images.shape[1], -1, -1))
+
+    def extra_repr(self) -> str:
+        """Hyperparameters, for printing."""
+        return f"p={self.p}"

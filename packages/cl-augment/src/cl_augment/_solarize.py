@@ -1,0 +1,53 @@
+"""Random solarisation."""
+
+import torch
+from kornia.augmentation import IntensityAugmentationBase2D
+from torch import Tensor
+
+from cl_augment._images import check_probability
+from cl_augment._keys import uniform
+from cl_augment._stage import Params, Stage, chosen_rows, per_image
+
+
+class Solarize(Stage, IntensityAugmentationBase2D):
+    """Invert all values of an image from `threshold` on, x -> 1 - x, with probability `p`.
+
+    A value equal to the threshold is inverted, as in torchvision and in BYOL's code (Grill et al., arXiv:2006.07733,
+    App. B, where the second view is solarised with probability 0.2).
+
+    Args:
+        p: Probability, in [0, 1].
+        threshold: Least value that is inverted, in [0, 1].
+
+    Shape:
+        images (n, c, h, w) float in [0, 1], keys (n,) -> same shape.
+
+    Raises:
+        ValueError: An argument is out of its range.
+    """
+
+    def __init__(self, p: float = 0.2, *, threshold: float = 0.5) -> None:
+        super().__init__(p=p)
+        check_probability(p)
+        if not 0 <= threshold <= 1:
+            raise ValueError(f"`threshold` must be in [0, 1], got {threshold}.")
+        self.threshold = threshold
+
+    def draw(self, keys: Tensor, shape: torch.Size, sizes: Tensor | None = None) -> Params:
+        """Which images to solarise, "batch_prob"."""
+        return {"batch_prob": uniform(keys, 1)[:, 0] < self.p}
+
+    def replay(self, images: Tensor, params: Params, *, inplace: bool = False) -> Tensor:
+        """Solarise the chosen images."""
+        rows = chosen_rows(params)
+        if rows is None:
+            invert = per_image(params["batch_prob"], images) & (images >= self.threshold)
+            return torch.where(invert, 1 - images, images)
+        rows = rows.to(images.device, non_blocking=True)
+        part = images.index_select(0, rows)
+        solarised = torch.where(part >= self.threshold, 1 - part, part)
+        return (images if inplace else images.clone()).index_copy_(0, rows, solarised)
+
+    def extra_repr(self) -> str:
+        """Hyperparameters, for printing."""
+        return f"p={self.p}, threshold={self.threshold}"
