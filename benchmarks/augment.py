@@ -15,23 +15,21 @@ buffers that the compiler's kernels read and write.
 """
 
 import argparse
-import gc
 import itertools
-import platform
 import statistics
 import time
-from collections.abc import Callable, Iterator
-from importlib.metadata import version
+from collections.abc import Callable
+from math import prod
 from typing import Any
 
-import cl_augment
 import kornia.augmentation as kornia_augmentation
 import torch
 from cl_augment import SimCLRAugment, sample_keys
+from measure import peak_bytes, setting
 from PIL import Image
 from torch import Tensor, nn
-from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
@@ -84,7 +82,7 @@ def kornia_chain(size: int, strength: float) -> nn.Module:
 
 
 def torchvision_chain(size: int, strength: float) -> v2.Compose:
-    """torchvision for one image, the numbers of the paper, on a uint8 tensor, which is its quickest way."""
+    """For one image by torchvision, the numbers of the paper, on a uint8 tensor, which is its quickest way."""
     s = strength
     stages = [
         v2.RandomResizedCrop(size, scale=(0.08, 1.0), ratio=(3 / 4, 4 / 3), antialias=True),
@@ -116,10 +114,11 @@ def contenders(size: int) -> dict[str, tuple[Run, int]]:
         return lambda: augment(images, sample_keys(torch.arange(n), seed=0, epoch=next(epoch)))
 
     eager = SimCLRAugment(size, strength=strength)
-    compiled = torch.compile(SimCLRAugment(size, strength=strength), fullgraph=True)
+    compiled = SimCLRAugment(size, strength=strength)
+    compiled.compile()
     return {
         "cl-augment": (ours(eager), 2 * n),
-        #"cl-augment, compiled": (ours(compiled), 2 * n),
+        "cl-augment, compiled": (ours(compiled), 2 * n),
         "Kornia": (lambda: stock(images / 255), n),
         "torchvision": (lambda: torch.stack([chain(image) for image in images]), n),
         "lightly, 2 workers": (lightly_in_two_workers(images.repeat(4, 1, 1, 1), size, strength), 4 * n),
@@ -149,10 +148,104 @@ def ratio(times: dict[str, list[float]], name: str, to: str) -> float:
     return statistics.median(a / b for a, b in zip(times[name], times[to], strict=True))
 
 
-if __name__ == "__main__":
-    import sys
+# Passes, operators and memory: the same on every machine
+
+
+class Passes(TorchDispatchMode):
+    """Bytes that operators read and write, and how many operators there are; views of tensors cost nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes = self.operators = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if not func.is_view and not func.name().startswith(("aten::empty", "aten::new_empty")):
+            tensors = [t for t in tree_leaves((args, kwargs, result)) if isinstance(t, Tensor)]
+            # a tensor that is expanded is read where it is: the bytes are those of its storage that it reaches
+            self.bytes += sum(t.element_size() * reached(t) for t in tensors)
+            self.operators += 1
+        return result
+
+
+def reached(tensor: Tensor) -> int:
+    """How many different numbers a tensor shows."""
+    return prod(size for size, stride in zip(tensor.shape, tensor.stride(), strict=True) if stride != 0)
+
+
+def eager_passes(run: Run, images: int, size: int) -> tuple[float, int]:
+    """Passes over one view as float32, and operators of a call."""
+    with Passes() as counted:
+        run()
+    return counted.bytes / (images * 3 * size * size * 4), counted.operators
+
+
+def compiled_passes(size: int) -> float:
+    """Passes of the compiled chain, by what Inductor says its kernels read and write."""
+    from torch._inductor import config, metrics
+
+    torch.compiler.reset()
+    metrics.reset()
+    images, strength = images_of(size)[:8], CASES[size][2]
+    augment = SimCLRAugment(size, strength=strength)
+    augment.compile()
+    with config.patch({"force_disable_caches": True}):
+        augment(images, sample_keys(torch.arange(8), seed=0, epoch=0))
+    return metrics.num_bytes_accessed / (8 * 3 * size * size * 4)
+
+
+def counts(size: int) -> list[str]:
+    """Rows of the table of passes: name, passes, operators of a call, peak memory beyond the images."""
+    images, strength = images_of(size), CASES[size][2]
+    keys = sample_keys(torch.arange(len(images)), seed=0, epoch=0)
+    augment, stock = SimCLRAugment(size, strength=strength), kornia_chain(size, strength)
+    rows = []
+    runs: dict[str, tuple[Callable[[Tensor], object], int]] = {
+        "cl-augment": (lambda x: augment(x, keys[: len(x)]), 2),
+        "Kornia": (lambda x: stock(x / 255), 1),
+    }
+    for name, (run, views) in runs.items():
+        passes, operators = eager_passes(lambda: run(images), views * len(images), size)
+        _, of_half = eager_passes(lambda: run(images[: len(images) // 2]), views * len(images), size)
+        output = views * len(images) * 3 * size * size * 4
+        extra = peak_bytes(lambda: run(images)) / output - 1
+        rows.append(f"| {size} | {name} | {passes:.0f} | {operators:,} ({of_half:,}) | {extra:.2f} |")
+    rows.append(f"| {size} | cl-augment, compiled | {compiled_passes(size):.1f} | | |")
+    return rows
+
+
+def main() -> None:
+    """Print the tables, and write them to a file if asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", type=int, nargs="+", choices=list(CASES), default=list(CASES))
+    parser.add_argument("--seconds", type=float, default=90, help="for the rounds of a size, at least seven rounds")
+    parser.add_argument("--out", help="markdown file to write")
+    arguments = parser.parse_args()
     torch.set_num_threads(2)
-    for size in [int(a) for a in sys.argv[1:]] or CASES:
-        times = interleaved(contenders(size), seconds=30)
+    packages = ("cl-augment", "torch", "kornia", "torchvision", "lightly", "pillow")
+    parts = [f"# Views, beside their peers\n\n`hatch run bench:augment`. {setting(*packages)}"]
+    for size in arguments.sizes:
+        n, side, strength = CASES[size]
+        times = interleaved(contenders(size), seconds=arguments.seconds)
+        lines = [f"## {n} images of {side} px to {size} px, strength {strength}\n"]
+        lines += ["| | views/s | cl-augment is quicker | cl-augment, compiled, is quicker |", "|---|---:|---:|---:|"]
         for name, values in times.items():
-            print(size, name, f"{1/statistics.median(values):.0f} views/s", f"{ratio(times,name,'cl-augment'):.2f}", flush=True)
+            quicker = " | ".join(f"{ratio(times, name, ours):.2f}" for ours in list(times)[:2])
+            lines.append(f"| {name} | {1 / statistics.median(values):,.0f} | {quicker} |")
+        lines.append(f"\n{len(times['Kornia'])} rounds.")
+        parts.append("\n".join(lines))
+        print(parts[-1], flush=True)
+    lines = ["## Passes over a view, operators, memory\n"]
+    lines += [
+        "| px | | passes | operators (of half the batch) | peak beyond the output, in outputs |",
+        "|---:|---|---:|---:|---:|",
+    ]
+    parts.append("\n".join([*lines, *(row for size in arguments.sizes for row in counts(size))]))
+    print(parts[-1])
+    if arguments.out:
+        with open(arguments.out, "w", encoding="utf-8") as file:
+            file.write("\n\n".join(parts) + "\n")
+
+
+if __name__ == "__main__":
+    main()

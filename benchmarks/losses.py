@@ -11,21 +11,17 @@ gradients of the inputs.
 """
 
 import argparse
-import gc
-import platform
 import resource
 import statistics
 import time
 from collections.abc import Callable
-from importlib.metadata import PackageNotFoundError, version
 
-import cl_losses
 import torch
 from cl_losses import cross_domain_loss, info_nce_loss, nt_xent_loss, sup_con_loss
 from cl_losses._tiles import CPU_TILE
+from measure import peak_bytes, setting
 from torch import Tensor
 from torch.nn import functional
-from torch.profiler import ProfilerActivity, profile
 
 TEMPERATURE, WIDTH = 0.1, 128
 SIZES = (8, 32, 128, 256, 1024, 4096, 8192)
@@ -144,20 +140,6 @@ def ratio(times: dict[str, list[float]], name: str, to: str = "cl-losses") -> fl
     return statistics.median(a / b for a, b in zip(times[name], times[to], strict=False))
 
 
-def peak_bytes(run: Run) -> int:
-    """The highest total of torch's CPU allocator while it runs, less what was there before."""
-    run()  # what is made once is not counted
-    gc.collect()
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
-        run()
-    events = [event for event in recorded.profiler.kineto_results.events() if event.name() == "[memory]"]
-    level = highest = 0
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        level += event.nbytes()
-        highest = max(highest, level)
-    return highest
-
-
 def huge(n: int = 131_072) -> str:
     """Time and memory of the resident set at a size that no matrix would fit."""
     generator = torch.Generator().manual_seed(0)
@@ -225,24 +207,6 @@ def memory_table(sizes: list[int]) -> str:
     return "\n".join(lines)
 
 
-def setting() -> str:
-    """Machine and versions, one line."""
-    with open("/proc/cpuinfo", encoding="utf-8") as file:
-        text = file.read()
-    model = next((line.split(":")[1].strip() for line in text.splitlines() if line.startswith("model name")), "")
-    flags = [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if f" {flag}" in text]
-    packages = []
-    for name in ("torch", "lightly", "pytorch-metric-learning"):
-        try:
-            packages.append(f"{name} {version(name)}")
-        except PackageNotFoundError:
-            packages.append(f"{name} not installed")
-    return (
-        f"{model or platform.processor()} ({', '.join(flags)}), {torch.get_num_threads()} threads, no GPU; "
-        f"cl-losses {cl_losses.__version__}, {', '.join(packages)}, Python {platform.python_version()}."
-    )
-
-
 def main() -> None:
     """Print the tables, and write them to a file if asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -258,7 +222,9 @@ def main() -> None:
     # First: the highest resident set of a process is never smaller than what ran before.
     large = f"## Large\n\n{huge()}" if arguments.huge else ""
     print(large, flush=True)
-    parts = [f"# Losses, beside their peers\n\n`hatch run bench:losses`. {setting()}"]
+    parts = [
+        f"# Losses, beside their peers\n\n`hatch run bench:losses`. {setting('cl-losses', 'torch', 'lightly', 'pytorch-metric-learning')}"
+    ]
     parts.append(
         "## Time of forward and backward, d = 128\n\n" + speed_table(arguments.sizes, seconds=arguments.seconds)
     )

@@ -1,277 +1,238 @@
-"""The crops: torchvision's pixels for given boxes, torchvision's law of the boxes, the authors' crop of the tests."""
+"""The random crop and flip: draws and replays torchvision's crop, and moves what Kornia has besides images."""
 
-import math
 import re
 
 import pytest
 import torch
-from cl_augment import EvalTransform, LinearEvalAugment, RandomResizedCropFlip, fold_in, sample_keys, uniform
+from cl_augment import LinearEvalAugment, RandomResizedCropFlip, fold_in, sample_keys, uniform
 from cl_augment._crop import random_boxes
-from cl_augment._resample import crop_resize
+from cl_augment._resample import Boxes
+from kornia.augmentation import AugmentationSequential
 from torch import Tensor
 from torch.testing import assert_close
-from torchvision.transforms import InterpolationMode, RandomResizedCrop
+from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as tv
 
 MODES = {"bilinear": InterpolationMode.BILINEAR, "bicubic": InterpolationMode.BICUBIC}
-# top, left, height, width in an image of 40 x 56: all of it, tiny, at every border, narrow, flat, smaller and larger
-# than the output
-BOXES = [
-    (0, 0, 40, 56),
-    (20, 30, 1, 1),
-    (0, 0, 9, 7),
-    (31, 50, 9, 6),
-    (0, 54, 40, 2),
-    (39, 0, 1, 56),
-    (5, 6, 16, 16),
-    (3, 11, 35, 27),
-]
-SCALE, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
 
 
-def images(n: int, c: int = 3, h: int = 40, w: int = 56, *, seed: int = 0) -> Tensor:
-    return torch.rand(n, c, h, w, generator=torch.Generator().manual_seed(seed))
+def images(n: int = 16, c: int = 3, h: int = 40, w: int = 56) -> Tensor:
+    return torch.rand(n, c, h, w, generator=torch.Generator().manual_seed(0))
 
 
-def some_keys(n: int, *, seed: int = 0) -> Tensor:
-    return sample_keys(torch.arange(n), seed=seed, epoch=0)
+def some_keys(n: int = 16) -> Tensor:
+    return sample_keys(torch.arange(n), seed=0, epoch=0)
 
 
-def our_boxes(n: int, height: int, width: int) -> Tensor:
-    """(n, 4): top, left, height, width."""
-    return torch.stack(
-        random_boxes(uniform(some_keys(n), 22), height=height, width=width, scale=SCALE, ratio=RATIO), dim=1
+def boxes_of(sizes: Tensor) -> list[list[int]]:
+    """Top, left, height, width by `random_boxes`, whose law has tests of its own."""
+    u = uniform(some_keys(len(sizes)), 23)[:, :22]
+    return torch.stack(random_boxes(u, sizes, scale=(0.08, 1.0), ratio=(3 / 4, 4 / 3)), dim=1).tolist()
+
+
+def assert_bit_equal(actual: Tensor, expected: Tensor) -> None:
+    assert_close(actual, expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("interpolation", MODES)
+@pytest.mark.parametrize("antialias", [True, False], ids=["antialias", "no antialias"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.uint8], ids=str)
+def test_random_crop_gives_torchvisions_pixels_of_what_it_draws(interpolation, antialias, dtype):
+    crop = RandomResizedCropFlip(16, interpolation=interpolation, antialias=antialias)
+    batch = images() if dtype == torch.float32 else (images() * 255).to(dtype)
+    drawn = crop.draw(some_keys(), batch.shape)
+    boxes = torch.stack([drawn[name] for name in Boxes._fields], dim=1).tolist()
+    assert 0 < drawn["flip"].sum() < 16
+    actual = crop(batch, some_keys())
+    floats = batch / 255 if dtype == torch.uint8 else batch
+    for i, flip in enumerate(drawn["flip"].tolist()):
+        view = tv.resized_crop(floats[i], *boxes[i], [16, 16], interpolation=MODES[interpolation], antialias=antialias)
+        view = tv.hflip(view) if flip else view
+        assert_close(actual[i], view.clamp(0, 1), rtol=0, atol=2e-5)
+
+
+def test_random_crop_draws_the_boxes_of_its_keys():
+    drawn = RandomResizedCropFlip(16).draw(some_keys(), torch.Size([16, 3, 40, 56]))
+    assert list(drawn) == ["top", "left", "height", "width", "flip"]
+    assert torch.stack(list(drawn.values())[:4], dim=1).tolist() == boxes_of(torch.tensor([40, 56]).expand(16, 2))
+    assert drawn["flip"].tolist() == [last < 0.5 for last in uniform(some_keys(), 23)[:, 22].tolist()]
+
+
+def test_random_crop_draws_a_box_within_each_size():
+    sizes = torch.tensor([(40, 56), (2, 2), (10, 300), (33, 20)] * 4)
+    drawn = RandomResizedCropFlip(16).draw(some_keys(), torch.Size([16, 3, 90, 300]), sizes)
+    assert torch.stack(list(drawn.values())[:4], dim=1).tolist() == boxes_of(sizes)
+
+
+@pytest.mark.parametrize("crop", [RandomResizedCropFlip(16), RandomResizedCropFlip(60, interpolation="bilinear")])
+def test_random_crop_replays_what_it_has_drawn(crop):
+    assert_bit_equal(crop.replay(images(), crop.draw(some_keys(), images().shape)), crop(images(), some_keys()))
+
+
+def test_what_random_crop_draws_can_be_changed_and_replayed():
+    crop = RandomResizedCropFlip(16)
+    drawn = crop.draw(some_keys(), images().shape)
+    drawn["flip"] = ~drawn["flip"]
+    assert_close(crop.replay(images(), drawn), crop(images(), some_keys()).flip(3), rtol=0, atol=2e-6)
+    for name, edge in zip(Boxes._fields, (24, 40, 16, 16), strict=True):
+        drawn[name] = torch.full((16,), edge)
+    drawn["flip"] = torch.zeros(16, dtype=torch.bool)
+    assert_bit_equal(crop.replay(images(), drawn), images()[:, :, 24:, 40:])
+
+
+def test_random_crop_keeps_to_its_scale_and_ratio():
+    drawn = RandomResizedCropFlip(16, scale=(0.25, 0.25), ratio=(1.0, 1.0)).draw(
+        some_keys(), torch.Size([16, 3, 40, 40])
     )
+    assert drawn["height"].unique().tolist() == drawn["width"].unique().tolist() == [20]
 
 
-def torchvision_boxes(n: int, height: int, width: int) -> Tensor:
-    image = torch.empty(3, height, width)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return torch.tensor([RandomResizedCrop.get_params(image, SCALE, RATIO) for _ in range(n)], dtype=torch.float32)
-
-
-def boxes_by_loops(u: Tensor, height: int, width: int) -> list[tuple[int, int, int, int]]:
-    """The law of random_boxes, image by image and try by try, from the same random numbers."""
-    found = []
-    for row in u.double().tolist():
-        box = None
-        for area_u, aspect_u in zip(row[:10], row[10:20], strict=True):
-            area = height * width * (SCALE[0] + (SCALE[1] - SCALE[0]) * area_u)
-            aspect = math.exp(math.log(RATIO[0]) + (math.log(RATIO[1]) - math.log(RATIO[0])) * aspect_u)
-            w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
-            if 0 < w <= width and 0 < h <= height:
-                box = (math.floor(row[20] * (height - h + 1)), math.floor(row[21] * (width - w + 1)), h, w)
-                break
-        found.append(box)
-    return found
-
-
-def distance(x: Tensor, y: Tensor) -> float:
-    """Kolmogorov and Smirnov's, between two samples of equal size."""
-    both = torch.cat([x, y]).sort().values
-    below = [torch.searchsorted(z.sort().values, both, right=True) / len(z) for z in (x, y)]
-    return (below[0] - below[1]).abs().max().item()
-
-
-# Pixels
-
-
-@pytest.mark.parametrize("kernel", MODES)
-@pytest.mark.parametrize("size", [1, 16, 24])
-def test_crop_resize_gives_torchvisions_pixels(kernel, size):
-    batch = images(len(BOXES))
-    flip = torch.arange(len(BOXES)) % 2 == 0
-    top, left, height, width = torch.tensor(BOXES, dtype=torch.float32).unbind(1)
-    actual = crop_resize(
-        batch, top=top, left=left, height=height, width=width, flip=flip, size=size, interpolation=kernel
-    )
-    for i, box in enumerate(BOXES):
-        expected = tv.resized_crop(batch[i], *box, [size, size], interpolation=MODES[kernel], antialias=True)
-        expected = tv.hflip(expected) if flip[i] else expected
-        assert_close(actual[i], expected, rtol=0, atol=2e-6)
-
-
-@pytest.mark.parametrize("kernel", MODES)
-def test_crop_resize_sees_nothing_outside_of_its_box(kernel):
-    inside, outside = torch.zeros(1, 1, 12, 12), torch.ones(1, 1, 12, 12)
-    outside[..., 3:8, 2:9] = 0
-    box = {"top": 3.0, "left": 2.0, "height": 5.0, "width": 7.0}
-    box = {name: torch.tensor([value]) for name, value in box.items()}
-    for size in (3, 16):
-        actual = crop_resize(outside, **box, flip=None, size=size, interpolation=kernel)
-        assert_close(actual, crop_resize(inside, **box, flip=None, size=size, interpolation=kernel), rtol=0, atol=0)
-
-
-def test_random_crop_cuts_and_mirrors_what_it_draws():
-    batch, keys = images(16), some_keys(16)
-    u = uniform(keys, 23)
-    boxes = our_boxes(16, 40, 56).int().tolist()
-    actual = RandomResizedCropFlip(16)(batch, keys)
-    flips = (u[:, 22] < 0.5).tolist()
-    assert 0 < sum(flips) < 16
-    for i in range(16):
-        expected = tv.resized_crop(batch[i], *boxes[i], [16, 16], interpolation=MODES["bicubic"], antialias=True)
-        expected = tv.hflip(expected) if flips[i] else expected
-        assert_close(actual[i], expected.clamp(0, 1), rtol=0, atol=2e-6)
-
-
-def test_random_crop_clips_what_bicubic_interpolation_overshoots():
-    batch = (images(16) > 0.5).float()
-    views = RandomResizedCropFlip(32)(batch, some_keys(16))
+@pytest.mark.parametrize("interpolation", MODES)
+def test_random_crop_clips_what_interpolation_overshoots(interpolation):
+    views = RandomResizedCropFlip(32, interpolation=interpolation)((images() > 0.5).float(), some_keys())
     assert views.min() == 0
     assert views.max() == 1
 
 
-def test_random_crop_flips_half_of_the_images():
-    n = 2000
-    ramp = torch.linspace(0, 1, 8).expand(n, 1, 8, 8)
-    views = RandomResizedCropFlip(4)(ramp, some_keys(n))
-    flipped = (views[:, 0, 0, 0] > views[:, 0, 0, 3]).float().mean().item()
-    assert flipped == pytest.approx(0.5, abs=4 * 0.5 / math.sqrt(n))
-
-
 @pytest.mark.parametrize(("flip", "rising"), [(0.0, True), (1.0, False)])
 def test_random_crop_flips_none_or_all_when_asked(flip, rising):
-    ramp = torch.linspace(0, 1, 8).expand(50, 1, 8, 8)
-    views = RandomResizedCropFlip(4, flip=flip, interpolation="bilinear")(ramp, some_keys(50))
+    ramp = torch.linspace(0, 1, 8).expand(16, 1, 8, 8).contiguous()
+    views = RandomResizedCropFlip(8, flip=flip, interpolation="bilinear")(ramp, some_keys())
     assert ((views[..., -1] > views[..., 0]) == rising).all()
 
 
-def test_random_crop_of_uint8_is_that_of_float():
-    batch = (images(8) * 255).to(torch.uint8)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64], ids=str)
+def test_random_crop_keeps_the_floating_point_type(dtype):
+    views = RandomResizedCropFlip(16)(images().to(dtype), some_keys())
+    assert views.dtype == dtype
+    assert_close(views.double(), RandomResizedCropFlip(16)(images().double(), some_keys()), rtol=0, atol=1e-2)
+
+
+def test_random_crop_of_uint8_is_that_of_float_up_to_rounding():
+    batch, crop = (images() * 255).to(torch.uint8), RandomResizedCropFlip(16)
+    assert_close(crop(batch, some_keys()), crop(batch / 255, some_keys()), rtol=0, atol=1e-6)
+
+
+def test_random_crop_leaves_its_input_alone():
+    batch = images()
+    RandomResizedCropFlip(16)(batch, some_keys())
+    assert_bit_equal(batch, images())
+
+
+def test_random_crop_without_keys_follows_its_generator():
     crop = RandomResizedCropFlip(16)
-    assert_close(crop(batch, some_keys(8)), crop(batch / 255, some_keys(8)), rtol=0, atol=0)
-
-
-def test_linear_eval_augment_is_the_random_crop_and_flip():
-    batch, keys = images(8), some_keys(8)
-    assert_close(LinearEvalAugment(16)(batch, keys), RandomResizedCropFlip(16)(batch, keys), rtol=0, atol=0)
-
-
-def test_linear_eval_augment_without_keys_follows_its_generator():
-    batch, augment = images(8), LinearEvalAugment(16)
-    first, second, other = (augment(batch, generator=torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
-    assert_close(first, second, rtol=0, atol=0)
+    first, again, other = (crop(images(), generator=torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
+    assert_bit_equal(first, again)
     assert (first - other).abs().max() > 0.1
 
 
-# The law of the boxes
+def test_random_crop_knows_the_shape_of_its_views():
+    crop = RandomResizedCropFlip(16)
+    assert crop.shape_after(images().shape) == crop(images(), some_keys()).shape == (16, 3, 16, 16)
 
 
-@pytest.mark.parametrize(("height", "width"), [(32, 32), (47, 33), (20, 60)])
-def test_random_boxes_are_their_slow_twin(height, width):
-    u = uniform(some_keys(500), 22)
-    actual = our_boxes(500, height, width).int().tolist()
-    compared = 0
-    for box, expected in zip(actual, boxes_by_loops(u, height, width), strict=True):
-        if expected is not None:
-            # float32 may round a side that is half a pixel away to the other side; none of these 500 is
-            assert tuple(box) == expected
-            compared += 1
-    assert compared > 400
+def test_random_crop_prints_its_arguments():
+    assert repr(RandomResizedCropFlip(16, scale=(0.2, 1.0), ratio=(0.5, 2.0), flip=0.25, antialias=False)) == (
+        "RandomResizedCropFlip(16, scale=(0.2, 1.0), ratio=(0.5, 2.0), flip=0.25, interpolation='bicubic', "
+        "antialias=False)"
+    )
 
 
-@pytest.mark.parametrize(("height", "width"), [(32, 32), (48, 64)])
-@pytest.mark.parametrize("quantity", ["area", "aspect", "top", "left"])
-def test_random_boxes_follow_torchvisions_law(quantity, height, width):
-    n = 3000
-
-    def measure(boxes: Tensor) -> Tensor:
-        top, left, h, w = boxes.unbind(1)
-        return {"area": h * w, "aspect": w / h, "top": top, "left": left}[quantity]
-
-    found = distance(measure(our_boxes(n, height, width)), measure(torchvision_boxes(n, height, width)))
-    assert found < 1.95 * math.sqrt(2 / n)  # one in a thousand, and the seeds are fixed
+def test_linear_eval_augment_is_the_random_crop_and_flip_of_the_first_view_and_stage():
+    keys = fold_in(fold_in(some_keys(), 0), 0)
+    assert_bit_equal(LinearEvalAugment(16)(images(), some_keys()), RandomResizedCropFlip(16)(images(), keys))
 
 
-def test_random_boxes_of_32_px_cover_the_published_mean_share():
-    boxes = our_boxes(3000, 32, 32)
-    assert (boxes[:, 2] * boxes[:, 3] / 1024).mean().item() == pytest.approx(0.489, abs=0.02)
+# Within Kornia
 
 
-@pytest.mark.parametrize(("height", "width"), [(32, 32), (47, 33), (7, 5), (10, 300), (1, 1)])
-def test_random_boxes_lie_within_the_image(height, width):
-    top, left, h, w = our_boxes(3000, height, width).unbind(1)
-    assert (top >= 0).all()
-    assert (left >= 0).all()
-    assert (h >= 1).all()
-    assert (w >= 1).all()
-    assert (top + h <= height).all()
-    assert (left + w <= width).all()
+def drawn_boxes() -> dict[str, Tensor]:
+    return RandomResizedCropFlip(16).draw(some_keys(), images().shape)
 
 
-def test_random_boxes_reach_every_border():
-    top, left, h, w = our_boxes(3000, 32, 32).unbind(1)
-    small = (h < 20) & (w < 20)
-    assert top[small].min() == 0
-    assert left[small].min() == 0
-    assert (top + h)[small].max() == 32
-    assert (left + w)[small].max() == 32
+def test_the_transformation_maps_the_corners_of_the_box_to_those_of_the_view():
+    drawn = drawn_boxes()
+    matrices = RandomResizedCropFlip(16).compute_transformation(images().double(), drawn, {})
+    for i, matrix in enumerate(matrices):
+        top, left, height, width = (drawn[name][i].item() for name in Boxes._fields)
+        # edges lie half a pixel outside of the centres of the first and last pixel
+        x, y = [left - 0.5, left + width - 0.5], [top - 0.5, top + height - 0.5]
+        corners = torch.tensor([[x[0], y[0], 1], [x[1], y[0], 1], [x[1], y[1], 1], [x[0], y[1], 1]]).double()
+        a, b = (15.5, -0.5) if drawn["flip"][i] else (-0.5, 15.5)
+        expected = torch.tensor([[a, -0.5, 1], [b, -0.5, 1], [b, 15.5, 1], [a, 15.5, 1]]).double()
+        assert_close(corners @ matrix.T, expected, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize(
-    ("height", "width", "box"), [(10, 300, (0, 143, 10, 13)), (300, 10, (143, 0, 13, 10)), (5, 100, (0, 46, 5, 7))]
-)
-def test_random_boxes_of_an_extreme_image_are_its_centre(height, width, box):
-    assert our_boxes(20, height, width).unique(dim=0).tolist() == [list(box)]
-    assert torchvision_boxes(20, height, width).unique(dim=0).tolist() == [list(box)]
+def test_the_transformation_finds_where_the_pixels_have_gone():
+    # the value of each pixel is its place, so a view holds the places that it shows, save where it repeats a border
+    crop = RandomResizedCropFlip(16, interpolation="bilinear", antialias=False)
+    y, x = torch.meshgrid(torch.arange(40.0), torch.arange(56.0), indexing="ij")
+    batch = torch.stack([x, y]).expand(16, 2, 40, 56).contiguous() / 64
+    views = crop.replay(batch.double(), drawn_boxes()) * 64
+    matrices = crop.compute_transformation(batch.double(), drawn_boxes(), {})
+    found = torch.einsum("nij,njhw->nihw", matrices, torch.cat([views, torch.ones_like(views[:, :1])], dim=1))
+    here = torch.meshgrid(torch.arange(16), torch.arange(16), indexing="ij")
+    for axis, expected in ((0, here[1]), (1, here[0])):
+        inner = found[:, axis, 4:12, 4:12]
+        assert_close(inner, expected[4:12, 4:12].double().expand(16, 8, 8), rtol=0, atol=1e-6)
 
 
-# The transform of the tests
+def test_kornia_moves_keypoints_with_the_pixels():
+    crop = RandomResizedCropFlip(16)
+    containers = AugmentationSequential(crop, data_keys=["input", "keypoints"])
+    points = torch.rand(16, 5, 2, generator=torch.Generator().manual_seed(0)) * 40
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        views, moved = containers(images(), points)
+    drawn = containers._params[0].data
+    assert_bit_equal(views, crop.replay(images(), drawn))
+    top, left, height, width = (drawn[name][:, None] for name in Boxes._fields)
+    x = (points[..., 0] + 0.5 - left) * 16 / width - 0.5
+    x = torch.where(drawn["flip"][:, None], 15 - x, x)
+    y = (points[..., 1] + 0.5 - top) * 16 / height - 0.5
+    assert_close(moved, torch.stack([x, y], dim=-1), rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("height", [32, 20])
-def test_eval_transform_leaves_an_image_of_its_size_alone(height):
-    batch = images(2, 3, height, height)
-    assert_close(EvalTransform(height)(batch), batch, rtol=0, atol=0)
+def test_kornia_crops_masks_by_torchvisions_nearest_pixel():
+    crop = RandomResizedCropFlip(16)
+    containers = AugmentationSequential(crop, data_keys=["input", "mask"])
+    masks = torch.randint(0, 9, (16, 1, 40, 56), generator=torch.Generator().manual_seed(0)).float()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        _, cropped = containers(images(), masks)
+    drawn = containers._params[0].data
+    for i, flip in enumerate(drawn["flip"].tolist()):
+        box = [drawn[name][i].item() for name in Boxes._fields]
+        view = tv.resized_crop(masks[i], *box, [16, 16], interpolation=InterpolationMode.NEAREST_EXACT)
+        assert_bit_equal(cropped[i], tv.hflip(view) if flip else view)
 
 
-@pytest.mark.parametrize(
-    ("size", "height", "width", "box"),
-    [
-        (64, 64, 64, (4, 4, 56, 56)),
-        (48, 64, 80, (4, 12, 56, 56)),
-        (48, 61, 50, (9, 3, 44, 44)),  # 0.875 * 50 = 43.75; (61 - 44 + 1) // 2 = 9
-        (40, 52, 52, (3, 3, 46, 46)),  # 45.5 rounds to the even 46
-        (32, 40, 56, (0, 8, 40, 40)),
-        (16, 41, 32, (5, 0, 32, 32)),
-    ],
-)
-def test_eval_transform_is_torchvisions_crop_of_the_authors_box(size, height, width, box):
-    batch = images(2, 3, height, width)
-    expected = tv.resized_crop(batch, *box, [size, size], interpolation=MODES["bicubic"], antialias=True).clamp(0, 1)
-    assert_close(EvalTransform(size)(batch), expected, rtol=0, atol=1e-5)
-
-
-def test_eval_transform_is_torchvisions_resize_and_centre_crop_where_these_agree():
-    batch = images(2, 3, 32, 64)
-    expected = tv.resize(tv.center_crop(batch, [28, 28]), [14, 14], interpolation=MODES["bicubic"], antialias=True)
-    assert_close(EvalTransform(14, crop=0.875)(batch), expected.clamp(0, 1), rtol=0, atol=2e-6)
-
-
-def test_eval_transform_of_uint8_is_that_of_float():
-    batch = (images(2) * 255).to(torch.uint8)
-    assert_close(EvalTransform(48)(batch), EvalTransform(48)(batch / 255), rtol=0, atol=0)
-
-
-def test_eval_transform_of_uint8_of_its_size_is_the_image_in_0_1():
-    batch = (images(2, 3, 32, 32) * 255).to(torch.uint8)
-    assert_close(EvalTransform(32)(batch), batch / 255, rtol=0, atol=0)
-
-
-def test_eval_transform_takes_keys_and_does_not_use_them():
-    batch = images(2)
-    assert_close(EvalTransform(48)(batch, some_keys(2)), EvalTransform(48)(batch), rtol=0, atol=0)
+@pytest.mark.parametrize("size", [8, 16, 50])
+def test_a_mask_shows_the_label_that_most_of_the_pixels_image_has(size):
+    crop = RandomResizedCropFlip(size, interpolation="bilinear", antialias=False)
+    labels = torch.zeros(16, 1, 40, 56)
+    labels[:, :, 13:31, 22:40] = 1
+    view = crop.replay(labels, drawn_boxes())
+    mask = crop.apply_transform_mask(labels, drawn_boxes(), {})
+    assert 0 < mask.mean() < 1
+    # where both neighbours weigh the same in one direction, either label is nearest
+    clear = (view - 0.5).abs() > 0.26
+    assert clear.double().mean() > 0.9
+    assert_bit_equal(mask[clear], view[clear].round())
 
 
 # Errors
 
 
-@pytest.mark.parametrize("make", [RandomResizedCropFlip, EvalTransform, LinearEvalAugment])
-def test_crops_say_that_the_size_is_below_1(make):
-    with pytest.raises(ValueError, match=r"^`size` must be at least 1 pixel, got 0\.$"):
-        make(0)
+def expect(error: type[Exception], message: str, call, *arguments, **named) -> None:
+    with pytest.raises(error, match=f"^{re.escape(message)}$"):
+        call(*arguments, **named)
+
+
+@pytest.mark.parametrize("make", [RandomResizedCropFlip, LinearEvalAugment])
+@pytest.mark.parametrize("size", [7, 0, -1])
+def test_crops_say_that_the_size_is_below_8(make, size):
+    expect(ValueError, f"`size` must be at least 8 pixels, got {size}.", make, size)
 
 
 @pytest.mark.parametrize(
@@ -284,32 +245,22 @@ def test_crops_say_that_the_size_is_below_1(make):
         ({"ratio": (2.0, 1.0)}, "`ratio` must be an increasing pair above 0, got (2.0, 1.0)."),
         ({"flip": 1.5}, "`flip` is a probability in [0, 1], got 1.5."),
         ({"flip": -0.5}, "`flip` is a probability in [0, 1], got -0.5."),
+        ({"interpolation": "nearest"}, "`interpolation` must be 'bilinear' or 'bicubic', got 'nearest'."),
     ],
 )
 def test_random_crop_says_what_is_out_of_range(arguments, message):
-    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        RandomResizedCropFlip(16, **arguments)
+    expect(ValueError, message, RandomResizedCropFlip, 16, **arguments)
 
 
-@pytest.mark.parametrize("crop", [0.0, -0.5, 1.5])
-def test_eval_transform_says_that_the_crop_is_out_of_range(crop):
-    with pytest.raises(ValueError, match=f"^{re.escape(f'`crop` must be in (0, 1], got {crop}.')}$"):
-        EvalTransform(16, crop=crop)
-
-
-def test_crops_say_that_images_have_four_dimensions():
-    message = re.escape("`images` must have shape (n, c, h, w), got (3, 40, 56).")
-    with pytest.raises(ValueError, match=f"^{message}$"):
-        EvalTransform(16)(images(1)[0])
-
-
-@pytest.mark.parametrize("dtype", [torch.int32, torch.bool])
-def test_crops_say_which_types_images_may_have(dtype):
-    message = re.escape(f"`images` must be uint8 in 0..255 or float in [0, 1], got {dtype}.")
-    with pytest.raises(TypeError, match=f"^{message}$"):
-        RandomResizedCropFlip(16)(images(2).to(dtype), fold_in(some_keys(2), 0))
-
-
-def test_crop_refuses_an_unknown_interpolation():
-    with pytest.raises(ValueError, match="`interpolation` must be 'bilinear' or 'bicubic', got 'nearest'"):
-        RandomResizedCropFlip(4, interpolation="nearest")
+@pytest.mark.parametrize(
+    ("keys", "error", "message"),
+    [
+        (torch.arange(3), ValueError, "`keys` must have shape (2,), one for each image, got (3,)."),
+        (torch.arange(2)[:, None], ValueError, "`keys` must have shape (2,), one for each image, got (2, 1)."),
+        (torch.ones(2), TypeError, "`keys` must be int64, as `sample_keys` makes them, got torch.float32."),
+        (7, TypeError, "`keys` must be int64, as `sample_keys` makes them, got int."),
+    ],
+)
+@pytest.mark.parametrize("make", [RandomResizedCropFlip, LinearEvalAugment])
+def test_random_crops_say_that_keys_do_not_fit(make, keys, error, message):
+    expect(error, message, make(16), images(2), keys)

@@ -135,7 +135,7 @@ def test_an_elastic_warp_bends_by_its_grid_points(draw):
 
 
 def test_a_warp_is_its_slow_twin():
-    n, size, height, width = 4, 7, 10, 14
+    n, size, height, width = 4, 9, 10, 14
     batch, keys = images(n, 1, height, width), some_keys(n)
     warp = RandomWarp(size, scale=(0.6, 1.2), degrees=40.0, shear=0.5, shift=0.3)
     actual = warp(batch, keys)
@@ -172,7 +172,7 @@ def test_a_warp_of_uint8_is_that_of_float():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"size": 0}, "`size` must be at least 1 pixel, got 0."),
+        ({"size": 7}, "`size` must be at least 8 pixels, got 7."),
         ({"scale": (0.0, 1.0)}, "`scale` must be an increasing pair above 0, got (0.0, 1.0)."),
         ({"scale": (1.0, 0.5)}, "`scale` must be an increasing pair above 0, got (1.0, 0.5)."),
         ({"degrees": -1.0}, "`degrees` must be at least 0, got -1.0."),

@@ -297,7 +297,7 @@ def test_a_file_that_cannot_be_read_in_the_loop_is_named_in_one_line(root, worke
     data = FolderDataset(root)
     (root / "cat" / "a.png").write_bytes(b"broken")
     numbers = [torch.tensor([0, 1])]
-    source = batches(data, numbers, numbers, cut=EvalTransform(4), workers=workers, device=torch.device("cpu"))
+    source = batches(data, numbers, numbers, cut=EvalTransform(8), workers=workers, device=torch.device("cpu"))
     with pytest.raises(InputError, match=f"^{re.escape(str(root / 'cat' / 'a.png'))} cannot be decoded") as caught:
         next(source)
     assert "\n" not in str(caught.value)

@@ -139,7 +139,12 @@ def test_the_layer_is_trained_as_the_paper_says():
     generator = torch.Generator().manual_seed(0)
     train = ArrayDataset(torch.rand(40, 3, 2, 2, generator=generator), torch.arange(40) % 4)
     test = ArrayDataset(torch.rand(200, 3, 2, 2, generator=generator), torch.arange(200) % 4)
-    same = EvalTransform(2)
+
+    class Same(nn.Module):
+        def forward(self, images, keys=None):
+            return images
+
+    same = Same()
     found = judge(Pixels(), train, test, transform=same, test_transform=same, epochs=3, batch_size=40, base_lr=3.0)
     rows, w, b = train.images.flatten(1).double(), torch.zeros(4, 12).double(), torch.zeros(4).double()
     v_w, v_b = torch.zeros_like(w), torch.zeros_like(b)

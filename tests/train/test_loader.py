@@ -137,7 +137,7 @@ def test_views_of_different_images_differ(folder):
 def test_a_batch_has_the_labels_and_keys_of_its_numbers(folder, kind):
     dataset = folder if kind == "files" else in_memory(folder)
     numbers, keys = [torch.tensor([7, 0]), torch.tensor([11, 3])], [torch.tensor([70, 1]), torch.tensor([5, 6])]
-    cut = EvalTransform(4)
+    cut = EvalTransform(8)
     found = list(batches(dataset, numbers, keys, cut=cut, workers=0, device=torch.device("cpu")))
     assert [batch.labels.tolist() for batch in found] == [folder.labels[n].tolist() for n in numbers]
     assert [batch.keys.tolist() for batch in found] == [[70, 1], [5, 6]]
@@ -175,5 +175,5 @@ def test_images_in_memory_come_uncut():
 def test_without_labels_a_batch_has_none():
     numbers = [torch.tensor([0, 1])]
     dataset = ArrayDataset(torch.zeros(2, 3, 4, 4))
-    found = list(batches(dataset, numbers, numbers, cut=EvalTransform(4), workers=0, device=torch.device("cpu")))
+    found = list(batches(dataset, numbers, numbers, cut=EvalTransform(8), workers=0, device=torch.device("cpu")))
     assert found[0].labels is None

@@ -78,9 +78,10 @@ def test_cl_losses_needs_torch_only():
 
 @pytest.mark.parametrize("package", sorted(PACKAGES))
 def test_nothing_happens_at_import(package):
-    """Only definitions, imports and constants stand at the top level of a module."""
+    """Only definitions, imports and constants stand at the top level of a module, and the call of a command."""
     allowed = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef, ast.Assign, ast.AnnAssign)
     for file in sources(package):
         for node in ast.parse(file.read_text()).body:
             docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
-            assert docstring or isinstance(node, allowed), f"{file}:{node.lineno}"
+            command = isinstance(node, ast.If) and ast.unparse(node.test) == "__name__ == '__main__'"
+            assert docstring or command or isinstance(node, allowed), f"{file}:{node.lineno}"

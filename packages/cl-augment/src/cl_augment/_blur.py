@@ -1,5 +1,7 @@
 """Gaussian blur with a width drawn for each image."""
 
+import math
+
 import torch
 from kornia.augmentation import IntensityAugmentationBase2D
 from torch import Tensor
@@ -59,7 +61,7 @@ class GaussianBlur(Stage, IntensityAugmentationBase2D):
     def __init__(self, p: float = 0.5, *, sigma: tuple[float, float] = (0.1, 2.0)) -> None:
         super().__init__(p=p)
         check_probability(p)
-        if not 0 < sigma[0] <= sigma[1]:
+        if not 0 < sigma[0] <= sigma[1] < math.inf:
             raise ValueError(f"`sigma` must be an increasing pair above 0, got {sigma}.")
         self.sigma = sigma
 

@@ -1,7 +1,7 @@
 """Running images through chains of stages: what to draw, and which images at a time."""
 
 from collections.abc import Sequence
-from typing import NamedTuple, Self
+from typing import NamedTuple, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from cl_augment._images import as_float, check_images, check_range
 from cl_augment._keys import fold_in
+from cl_augment._memory import keep_freed_memory
 from cl_augment._stage import Params, Stage
 
 # A batch of equal images, or a list of images of any sizes, each (c, h, w).
@@ -16,7 +17,7 @@ Images = Tensor | Sequence[Tensor]
 
 # Bytes of the images and of their views that are worked on at a time. On a CPU what one stage leaves must still be in
 # the cache when the next comes; on a GPU the limit only bounds the memory of what lies between.
-_CHUNK_BYTES = {"cpu": 1 << 21}
+_CHUNK_BYTES = {"cpu": 6 << 20}
 _CHUNK_BYTES_ELSEWHERE = 1 << 28
 
 
@@ -55,6 +56,8 @@ def check_batch(images: Images, sizes: Tensor | None) -> None:
 
 def _check_sizes(sizes: Tensor, images: Tensor) -> None:
     n, _, height, width = images.shape
+    if not isinstance(sizes, Tensor):
+        raise TypeError(f"`sizes` must be a tensor, got {type(sizes).__name__}.")
     if sizes.dtype != torch.int64 or sizes.shape != (n, 2):
         raise ValueError(f"`sizes` must be int64 ({n}, 2), got {sizes.dtype} {tuple(sizes.shape)}.")
     if sizes.device.type == "cpu" and n > 0:
@@ -85,12 +88,15 @@ def draw_chain(
 
 
 def replay_chain(stages: Sequence[Stage], images: Tensor, params: Sequence[Params]) -> Tensor:
-    """One stage after the other; `images` are left as they are."""
-    view = images
+    """One stage after the other; `images` are left as they are. Half types are worked on as float32."""
+    view = images.float() if images.dtype in (torch.float16, torch.bfloat16) else images
+    owned = view is not images
     for stage, drawn in zip(stages, params, strict=True):
-        if not stage.reads_uint8:
-            view = as_float(view)
-        view = stage.replay(view, drawn, inplace=view is not images)
+        if view.dtype == torch.uint8 and not stage.reads_uint8:
+            view, owned = as_float(view), True
+        result = stage.replay(view, drawn, inplace=owned)
+        owned = owned if result is view else stage.owns_result
+        view = result
     return as_float(view)
 
 
@@ -115,18 +121,35 @@ class Finish(NamedTuple):
             raise TypeError(f"`dtype` of the views must be a floating point type, got {self.dtype}.")
         return self
 
-    def write(self, view: Tensor, out: Tensor) -> None:
-        """Write the view (n, c, h, w) to `out`."""
+    def apply(self, view: Tensor) -> Tensor:
+        """Normalise the view (n, c, h, w); the dtype and the order in memory are those of what it is written to."""
         if self.mean is not None and self.std is not None:
             if len(self.mean) not in (1, view.shape[1]):
                 raise ValueError(f"`mean` must have a value for each of {view.shape[1]} channels, got {self.mean}.")
             mean, std = (torch.tensor(v, dtype=view.dtype, device=view.device) for v in (self.mean, self.std))
             view = torch.addcmul((-mean / std)[:, None, None], view, (1 / std)[:, None, None])
-        out.copy_(view)
+        return view
+
+
+class Write(Protocol):
+    """What makes the views of one chunk by one chain."""
+
+    def __call__(
+        self, stages: Sequence[Stage], images: Tensor, params: Sequence[Params], finish: Finish, out: Tensor
+    ) -> None: ...
+
+
+def write_views(stages: Sequence[Stage], images: Tensor, params: Sequence[Params], finish: Finish, out: Tensor) -> None:
+    """Write the views of these images to `out`."""
+    out.copy_(finish.apply(replay_chain(stages, images, params)))
 
 
 def run(
-    chains: Sequence[Sequence[Stage]], sources: Sequence[Images], params: Sequence[Sequence[Params]], finish: Finish
+    chains: Sequence[Sequence[Stage]],
+    sources: Sequence[Images],
+    params: Sequence[Sequence[Params]],
+    finish: Finish,
+    write: Write,
 ) -> Tensor:
     """Views of all chains, first those of the first: (chains n, c, h, w).
 
@@ -135,27 +158,49 @@ def run(
         sources: What each chain starts from, n images.
         params: What each stage of each chain has drawn.
         finish: What is done last.
+        write: `write_views`, or that compiled.
 
     Returns:
         Views, dtype by `finish`, or float32 for uint8, or as the images.
     """
     n = len(sources[0])
-    shape, _ = shape_and_sizes(sources[0], None)
     first = sources[0][0] if n else sources[0]
     assert isinstance(first, Tensor)
-    views: Tensor | None = None
-    length = chunk_length(shape, first.device)
-    for start in range(0, max(n, 1), length):
-        rows = slice(start, min(start + length, n))
+    shapes = [view_shape(stages, source) for stages, source in zip(chains, sources, strict=True)]
+    if len(set(shapes)) > 1:
+        raise ValueError(f"the views must agree in shape, got {[tuple(shape) for shape in shapes]}.")
+    dtype = finish.dtype or (torch.float32 if first.dtype == torch.uint8 else first.dtype)
+    views = torch.empty(
+        [len(chains) * n, *shapes[0][1:]], dtype=dtype, device=first.device, memory_format=finish.memory_format
+    )
+    if first.device.type == "cpu" and not torch.compiler.is_compiling():
+        keep_freed_memory()
+    for rows in chunks(shape_and_sizes(sources[0], None)[0], shapes[0], first.device):
         for number, (stages, source, drawn) in enumerate(zip(chains, sources, params, strict=True)):
-            view = replay_chain(stages, batch_of(source, rows), rows_of(drawn, rows))
-            if views is None:
-                shape = torch.Size([len(chains) * n, *view.shape[1:]])
-                dtype = finish.dtype or view.dtype
-                views = torch.empty(shape, dtype=dtype, device=view.device, memory_format=finish.memory_format)
-            finish.write(view, views[number * n + rows.start : number * n + rows.stop])
-    assert views is not None
+            out = views[number * n + rows.start : number * n + rows.stop]
+            write(stages, batch_of(source, rows), rows_of(drawn, rows), finish, out)
     return views
+
+
+def view_shape(stages: Sequence[Stage], images: Images) -> torch.Size:
+    """Shape of the views that the stages make of these images."""
+    shape, _ = shape_and_sizes(images, None)
+    for stage in stages:
+        shape = stage.shape_after(shape)
+    return shape
+
+
+def chunks(source: torch.Size, view: torch.Size, device: torch.device) -> list[slice]:
+    """Which images to work on at a time, so that what stages hand on stays in the cache: slices of one length or two.
+
+    All at once in code that is being compiled: a graph per chunk would grow with the batch.
+    """
+    n = source[0]
+    limit = _CHUNK_BYTES.get(device.type, _CHUNK_BYTES_ELSEWHERE)
+    most = max(1, limit // (4 * max(source[1:].numel(), view[1:].numel())))
+    count = 1 if torch.compiler.is_compiling() else max(1, -(-n // most))
+    length = max(1, -(-n // count))
+    return [slice(start, min(start + length, n)) for start in range(0, max(n, 1), length)]
 
 
 def rows_of(params: Sequence[Params], rows: slice) -> list[Params]:
@@ -170,9 +215,3 @@ def batch_of(images: Images, rows: slice) -> Tensor:
     part = images[rows]
     height, width = (max(image.shape[axis] for image in part) for axis in (1, 2))
     return torch.stack([functional.pad(i, (0, width - i.shape[2], 0, height - i.shape[1])) for i in part])
-
-
-def chunk_length(shape: torch.Size, device: torch.device) -> int:
-    """How many images of a batch to work on at a time, so that what stages hand on stays in the cache."""
-    limit = _CHUNK_BYTES.get(device.type, _CHUNK_BYTES_ELSEWHERE)
-    return max(1, limit // (4 * shape[1:].numel()))

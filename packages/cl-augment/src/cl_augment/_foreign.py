@@ -1,5 +1,7 @@
 """Stages that are not ours: modules called as `stage(images, keys)`, and Kornia's augmentations."""
 
+from itertools import chain
+
 import torch
 from kornia.augmentation import AugmentationBase2D
 from torch import Tensor, nn
@@ -31,9 +33,12 @@ def as_stage(module: nn.Module) -> Stage:
 class KeyedStage(Stage):
     """A module called as `stage(images, keys)`, which draws by itself: its drawn parameters are its keys."""
 
+    owns_result = False
+
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
         self.module = module
+        self._after: dict[torch.Size, torch.Size] = {}
 
     def draw(self, keys: Tensor, shape: torch.Size, sizes: Tensor | None = None) -> Params:
         """The "keys"."""
@@ -47,13 +52,27 @@ class KeyedStage(Stage):
         return result
 
     def shape_after(self, shape: torch.Size) -> torch.Size:
-        """What one black image becomes."""
-        image, key = torch.zeros(1, *shape[1:]), torch.zeros(1, dtype=torch.int64)
-        return torch.Size([shape[0], *self.module(image, key).shape[1:]])
+        """What one black image becomes, once for each shape."""
+        one = torch.Size([1, *shape[1:]])
+        if one not in self._after:
+            held = next(chain(self.module.parameters(), self.module.buffers()), torch.empty(0))
+            image = torch.zeros(one, device=held.device)
+            self._after[one] = self.module(image, torch.zeros(1, dtype=torch.int64, device=held.device)).shape
+        return torch.Size([shape[0], *self._after[one][1:]])
 
     def extra_repr(self) -> str:
         """The module."""
         return repr(self.module)
+
+
+def _equal(one: Params, other: Params) -> bool:
+    return all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+def _numbers_rows(values: Tensor) -> bool:
+    """Whether row i holds nothing but i."""
+    rows = torch.arange(len(values)).to(values)
+    return values.numel() > 0 and bool((rows == values.reshape(len(values), -1).T).all())
 
 
 class KorniaStage(Stage):
@@ -61,7 +80,8 @@ class KorniaStage(Stage):
 
     Kornia draws from torch's global generator. For each image that generator is seeded by the image's key, asked for
     the parameters of a batch of one, and put back as it was. So this is a loop over images on the host, about 0.1 ms
-    each; keys on a GPU are refused, as the host would wait for them.
+    each; keys on a GPU are refused, as the host would wait for them. The views are then the same in any batch, bit for
+    bit where Kornia's arithmetic is (`RandomJPEG` and `RandomElasticTransform` round by the size of the batch).
 
     Args:
         module: One of Kornia's augmentations of single images.
@@ -71,19 +91,18 @@ class KorniaStage(Stage):
 
     Raises:
         TypeError: `module` is none of Kornia's augmentations of images.
-        ValueError: On call, a parameter is drawn once for a whole batch, such as `order` of `ColorJitter`; numbers
-            are drawn besides the parameters; or the keys are on a GPU.
+        ValueError: On call, a parameter is drawn once for a whole batch, such as `order` of `ColorJitter`, numbers its
+            images, or differs in shape; numbers are drawn besides the parameters; or the keys are on a GPU.
     """
+
+    owns_result = False
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
         if not isinstance(module, AugmentationBase2D):
             raise TypeError(f"`module` must be an augmentation of Kornia's, got {type(module).__name__}.")
-        if module.same_on_batch:
-            raise ValueError(
-                f"`same_on_batch` of {type(module).__name__} must be False: draws are by image, by its key."
-            )
         self.module = module
+        self._after: dict[torch.Size, torch.Size] = {}
 
     def draw(self, keys: Tensor, shape: torch.Size, sizes: Tensor | None = None) -> Params:
         """What Kornia calls the parameters."""
@@ -93,12 +112,17 @@ class KorniaStage(Stage):
         if keys.device.type != "cpu":
             raise ValueError(f"`keys` must be on the CPU, where Kornia's {name} draws, got {keys.device}.")
         one = torch.Size([1, *shape[1:]])
+        # The first few seeds show what never changes, also where there is one image, or none, to compare.
+        draws = [self._draw(seed, one) for seed in (*keys.tolist(), *range(4))]
+        if self.module.same_on_batch and not all(_equal(draw, draws[0]) for draw in draws):
+            raise ValueError(f"`same_on_batch` of {name} must be False: draws are by image, by its key.")
         by_image = self._rows_by_image(shape)
-        draws = [self._draw(key, one) for key in keys.tolist()] or [self._draw(0, one)]
         params = {}
-        for parameter in by_image | draws[0].keys():
+        for parameter in sorted(by_image | draws[0].keys()):
             values = [draw[parameter] for draw in draws]
             if parameter in by_image:
+                if any(value.shape != values[0].shape for value in values):
+                    raise ValueError(f"`{parameter}` of Kornia's {name} has another shape for every image.")
                 params[parameter] = torch.cat(values)[: len(keys)]
             elif any(not torch.equal(value, values[0]) for value in values):
                 raise ValueError(
@@ -121,14 +145,25 @@ class KorniaStage(Stage):
     def _rows_by_image(self, shape: torch.Size) -> set[str]:
         """Names of the parameters that have a row for each image: those whose length follows the batch's."""
         three, five = (self._draw(0, torch.Size([n, *shape[1:]])) for n in (3, 5))
-        return {
+        names = {
             name for name, value in three.items() if value.ndim > 0 and value.shape[0] == 3 and five[name].shape[0] == 5
         }
+        for name in sorted(names):
+            if all(_numbers_rows(drawn[name]) for drawn in (three, five)):
+                raise ValueError(
+                    f"`{name}` of Kornia's {type(self.module).__name__} numbers the images of a batch, so it cannot "
+                    "follow from the key of an image."
+                )
+        return names
 
     def replay(self, images: Tensor, params: Params, *, inplace: bool = False) -> Tensor:
         """Call the augmentation with these parameters."""
         constant = self._draw(0, torch.Size([1, *images.shape[1:]]))  # what has no row for each image
         params = constant | params | {"forward_input_shape": torch.tensor(images.shape)}
+        return self._call(images, params)
+
+    def _call(self, images: Tensor, params: Params) -> Tensor:
+        """Call the augmentation, which must not draw any more."""
         before = torch.default_generator.get_state()
         result: Tensor = self.module(images, params=params)
         if not torch.equal(before, torch.default_generator.get_state()):
@@ -140,9 +175,11 @@ class KorniaStage(Stage):
         return result
 
     def shape_after(self, shape: torch.Size) -> torch.Size:
-        """What one black image becomes."""
+        """What one black image becomes, once for each shape."""
         one = torch.Size([1, *shape[1:]])
-        return torch.Size([shape[0], *self.module(torch.zeros(one), params=self._draw(0, one)).shape[1:]])
+        if one not in self._after:
+            self._after[one] = self._call(torch.zeros(one), self._draw(0, one)).shape
+        return torch.Size([shape[0], *self._after[one][1:]])
 
     def extra_repr(self) -> str:
         """The module."""

@@ -1,5 +1,7 @@
 """Brightness of a pixel, and random grey images."""
 
+from collections.abc import Sequence
+
 import torch
 from kornia.augmentation import IntensityAugmentationBase2D
 from torch import Tensor
@@ -11,12 +13,20 @@ from cl_augment._stage import Params, Stage, chosen_rows, per_image
 _LUMA = (0.2989, 0.587, 0.114)  # torchvision's weights of red, green, blue; ITU-R BT.601
 
 
+def luma(planes: Sequence[Tensor]) -> Tensor:
+    """Luma of red, green and blue, each (n, h, w), or the mean of any other number of channels: (n, h, w), new."""
+    if len(planes) == 3:
+        red, green, blue = planes
+        return (_LUMA[0] * red).add_(green, alpha=_LUMA[1]).add_(blue, alpha=_LUMA[2])
+    total = planes[0].clone()
+    for plane in planes[1:]:
+        total += plane
+    return total.div_(len(planes))
+
+
 def grey(images: Tensor) -> Tensor:
     """Luma of RGB images, mean of the channels of others: (n, c, h, w) -> (n, 1, h, w)."""
-    if images.shape[1] != 3:
-        return images.mean(dim=1, keepdim=True) if images.shape[1] > 1 else images
-    red, green, blue = images.split(1, dim=1)
-    return (_LUMA[0] * red).add_(green, alpha=_LUMA[1]).add_(blue, alpha=_LUMA[2])
+    return luma(images.unbind(1))[:, None]
 
 
 class RandomGrayscale(Stage, IntensityAugmentationBase2D):

@@ -1,10 +1,13 @@
 """Colour jitter with a random order of its operations in each image."""
 
+import math
+from collections.abc import Sequence
+
 import torch
 from kornia.augmentation import IntensityAugmentationBase2D
 from torch import Tensor
 
-from cl_augment._grey import grey
+from cl_augment._grey import grey, luma
 from cl_augment._hue import shift_hue
 from cl_augment._images import check_probability
 from cl_augment._keys import uniform
@@ -13,19 +16,20 @@ from cl_augment._stage import Params, Stage, per_image
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 
 
-def _mean_grey(luma: Tensor) -> Tensor:
+def _mean(values: Tensor) -> Tensor:
+    """Over each image, (n, h, w) -> (n, 1, 1)."""
     # rows first: torch splits the sum over one whole image, but not over one of many, among its threads
-    return luma.mean(dim=3, keepdim=True).mean(dim=2, keepdim=True)
+    return values.mean(dim=2, keepdim=True).mean(dim=1, keepdim=True)
 
 
-def _blend_(images: Tensor, weight: Tensor, *, saturates: Tensor, contrasts: Tensor | None) -> Tensor:
+def _blend_(images: Tensor, weight: Tensor, *, saturates: Tensor, contrasts: Tensor) -> None:
     """Images <- clip(images + weight (target - images)), all but `images` (n, 1, 1, 1); in place.
 
     The target is the pixel's grey where an image `saturates`, its mean grey where it `contrasts`, else black.
     """
-    luma = grey(images)
-    target = luma * saturates if contrasts is None else torch.addcmul(_mean_grey(luma) * contrasts, luma, saturates)
-    return images.lerp_(target, weight).clamp_(0, 1)
+    pixel = grey(images)
+    target = torch.addcmul(_mean(pixel[:, 0])[:, None] * contrasts, pixel, saturates)
+    images.lerp_(target, weight).clamp_(0, 1)
 
 
 def _factors(params: Params) -> Tensor:
@@ -62,42 +66,58 @@ def _jitter_chosen(images: Tensor, params: Params, *, inplace: bool, turns: bool
     for at in range(3):
         blend(slice(sum(counts[: at + 1]), None), at)
     if turns:
-        part = shift_hue(part, shift.to(device=images.device, dtype=images.dtype, non_blocking=True))
+        part = torch.stack(shift_hue(part.unbind(1), per_image(shift, images)[:, 0]), dim=1)
     for at in range(1, 4):
         blend(slice(0, sum(counts[:at])), at)
     return (images if inplace else images.clone()).index_copy_(0, rows, part)
 
 
+def _blended(planes: Sequence[Tensor], target: Tensor, weight: Tensor) -> list[Tensor]:
+    """Planes + weight (target - planes), clipped; the planes (n, h, w), the others of a shape that fits."""
+    return [torch.lerp(plane, target, weight).clamp(0, 1) for plane in planes]
+
+
+def _half_masked(planes: Sequence[Tensor], takes: Sequence[Tensor], params: Params, *, turns: bool) -> list[Tensor]:
+    """Brightness, saturation and hue in each image's order, where it `takes` part in them.
+
+    Hue is computed once, with two blends before it and two after it: each is brightness, saturation, or, for an image
+    with nothing to do there, of weight 0.
+    """
+    rank = params["order"].argsort(dim=1)
+    zero = torch.zeros_like(params["hue"])
+    bright_first = rank[:, BRIGHTNESS] < rank[:, SATURATION]
+    for after_hue in (False, True):
+        bright, sat = (takes[op] & ((rank[:, op] > rank[:, HUE]) == after_hue) for op in (BRIGHTNESS, SATURATION))
+        for brightens in (bright_first, ~bright_first):
+            is_bright, is_sat = bright & brightens, sat & ~brightens
+            weight = torch.where(is_bright, 1 - params["brightness"], zero)
+            weight = torch.where(is_sat, 1 - params["saturation"], weight)
+            planes = _blended(planes, luma(planes) * _by_image(is_sat, planes), _by_image(weight, planes))
+        if turns and not after_hue:
+            turned = shift_hue(planes, _by_image(params["hue"], planes))
+            takes_hue = takes[HUE][:, None, None]
+            planes = [torch.where(takes_hue, new, old) for new, old in zip(turned, planes, strict=True)]
+    return list(planes)
+
+
+def _by_image(values: Tensor, planes: Sequence[Tensor]) -> Tensor:
+    return values.to(planes[0].dtype)[:, None, None]
+
+
 def _jitter_masked(images: Tensor, params: Params, *, turns: bool) -> Tensor:
     """All images, the unchosen ones unchanged: one sequence of operations for every order.
 
-    Only contrast asks for the whole image, so it splits the sequence; the operations on single pixels before it and
-    after it are two blends, hue, two blends, each of which an image takes part in or not.
+    Only contrast asks for the whole image, so it splits the sequence. A channel is a tensor of its own: all that is
+    done to a pixel then has one shape, which torch.compile makes one kernel before the mean and one after it.
     """
     params = {name: values.to(images.device, non_blocking=True) for name, values in params.items()}
-    chosen, rank, factors = params["batch_prob"], params["order"].argsort(dim=1), _factors(params).to(images.dtype)
-    zero = torch.zeros_like(factors[:, 0])
-    result = images.clone()
-    for after_contrast in (False, True):
-        in_half = [chosen & ((rank[:, op] > rank[:, CONTRAST]) == after_contrast) for op in range(4)]
-        for after_hue in (False, True):
-            bright, sat = (in_half[op] & ((rank[:, op] > rank[:, HUE]) == after_hue) for op in (BRIGHTNESS, SATURATION))
-            bright_first = bright & ~(sat & (rank[:, SATURATION] < rank[:, BRIGHTNESS]))
-            for is_bright, is_sat in (
-                (bright_first, sat & ~bright_first),
-                (bright & ~bright_first, sat & bright_first),
-            ):
-                weight = torch.where(is_bright, 1 - factors[:, BRIGHTNESS], zero)
-                weight = torch.where(is_sat, 1 - factors[:, SATURATION], weight)
-                saturates = per_image(is_sat.to(images.dtype), images)
-                _blend_(result, per_image(weight, images), saturates=saturates, contrasts=None)
-            if turns and not after_hue:
-                turned = shift_hue(result, params["hue"].to(images.dtype))
-                result = torch.where(per_image(in_half[HUE], images), turned, result)
-        if not after_contrast:
-            weight = torch.where(chosen, 1 - factors[:, CONTRAST], zero)
-            result.lerp_(_mean_grey(grey(result)), per_image(weight, images)).clamp_(0, 1)
-    return result
+    chosen, rank = params["batch_prob"], params["order"].argsort(dim=1)
+    before = [chosen & (rank[:, op] < rank[:, CONTRAST]) for op in range(4)]
+    after = [chosen & (rank[:, op] > rank[:, CONTRAST]) for op in range(4)]
+    planes = _half_masked(images.unbind(1), before, params, turns=turns)
+    weight = torch.where(chosen, 1 - params["contrast"], torch.zeros_like(params["contrast"]))
+    planes = _blended(planes, _mean(luma(planes)), _by_image(weight, planes))
+    return torch.stack(_half_masked(planes, after, params, turns=turns), dim=1)
 
 
 class ColorJitter(Stage, IntensityAugmentationBase2D):
@@ -142,8 +162,8 @@ class ColorJitter(Stage, IntensityAugmentationBase2D):
         check_probability(p)
         named = {"brightness": brightness, "contrast": contrast, "saturation": saturation, "hue": hue}
         for name, value in {"strength": strength, **named}.items():
-            if not value >= 0:
-                raise ValueError(f"`{name}` must be at least 0, got {value}.")
+            if not 0 <= value < math.inf:
+                raise ValueError(f"`{name}` must be at least 0 and finite, got {value}.")
         if not strength * hue <= 0.5:
             raise ValueError(
                 f"`strength` times `hue` must be at most 0.5, half a circle, got {strength} * {hue} = {strength * hue}."

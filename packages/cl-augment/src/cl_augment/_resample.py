@@ -157,7 +157,7 @@ def crop_resize(
     if images.dtype == torch.uint8:
         x_weights = x_weights / 255  # instead of a pass over the images
     # Columns first, as rows of the transposed image: one copy converts and transposes.
-    columns = images.transpose(2, 3).to(dtype, memory_format=torch.contiguous_format).view(n * c, w, h)
-    narrow = mix_rows(columns, x_index, x_weights)
+    columns = torch.empty(n, c, w, h, dtype=dtype, device=images.device).copy_(images.transpose(2, 3))
+    narrow = mix_rows(columns.view(n * c, w, h), x_index, x_weights)
     views = mix_rows(narrow.transpose(1, 2).contiguous(), y_index, y_weights).view(n, c, size, size)
     return views if images.dtype == torch.uint8 else views.to(images.dtype)

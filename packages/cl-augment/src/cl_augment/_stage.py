@@ -24,6 +24,7 @@ class Stage(nn.Module):
 
     p: float  # Kornia's name for the probability, by image, that the stage applies
     reads_uint8 = False  # whether `replay` takes bytes as they are
+    owns_result = True  # whether what `replay` returns, if not the images, is memory that nobody else holds
 
     def draw(self, keys: Tensor, shape: torch.Size, sizes: Tensor | None = None) -> Params:
         """What is random, one row for each key.
@@ -95,6 +96,9 @@ class Stage(nn.Module):
         shape = torch.Size(batch_shape)
         params = self.draw(random_keys(shape[0], device=torch.device("cpu")), shape)
         params.setdefault("batch_prob", torch.ones(shape[0], dtype=torch.bool))
+        after = self.shape_after(shape)
+        if after != shape:  # by this name Kornia's containers tell the stages behind it what size they will see
+            params["output_size"] = torch.tensor(after[2:]).expand(shape[0], -1)
         return params | {"forward_input_shape": torch.tensor(shape)}
 
     def apply_transform(

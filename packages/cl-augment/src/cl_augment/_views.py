@@ -1,14 +1,14 @@
 """Stages in a row make a view; two views make what a contrastive method compares."""
 
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from cl_augment._chain import Finish, Images, check_batch, draw_chain, run, shape_and_sizes
+from cl_augment._chain import Finish, Images, Write, check_batch, draw_chain, run, shape_and_sizes, write_views
 from cl_augment._foreign import KorniaStage, as_stage
-from cl_augment._images import as_float, check_images
+from cl_augment._images import as_float, check_images, check_range
 from cl_augment._keys import check_keys, fold_in, random_keys
 from cl_augment._stage import Params, Stage
 
@@ -29,6 +29,18 @@ class Chains(nn.Module):
         stages = {id(module): as_stage(module) for chain in chains for module in chain}
         self.chains = nn.ModuleList(nn.ModuleList(stages[id(module)] for module in chain) for chain in chains)
         self.finish_with = Finish(mean, std, dtype, memory_format).checked()
+        self._write: Write = write_views
+
+    def compile(self, **options: Any) -> None:
+        """Compile what makes the views, in place, for chunks that fit the cache; draws and checks stay as they are.
+
+        The quicker way on a CPU. On a GPU, `torch.compile(augment)` makes one graph of everything, draws included.
+
+        Args:
+            options: Of `torch.compile`; by default `fullgraph=True, dynamic=False`: another size of the images or
+                number of them in a chunk is compiled anew.
+        """
+        self._write = torch.compile(write_views, **{"fullgraph": True, "dynamic": False, **options})
 
     def stages(self) -> list[list[Stage]]:
         """The stages of each view, as they are applied."""
@@ -76,7 +88,7 @@ class Chains(nn.Module):
         return self._run(images, self.draw(images, keys, sizes=sizes))
 
     def _run(self, images: Images, params: Sequence[Sequence[Params]]) -> Tensor:
-        return run(self.stages(), [images] * len(self.chains), params, self.finish_with)
+        return run(self.stages(), [images] * len(self.chains), params, self.finish_with, self._write)
 
 
 class TwoViewAugment(Chains):
@@ -143,6 +155,7 @@ class TwoViewAugment(Chains):
     def cut(self, images: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
         """The first stage of both views: images (n, c, h, w) -> two of (n, c, size, size)."""
         check_images(images)
+        check_range(images)
         check_keys(keys, len(images))
         cuts = []
         for view, (stage, *_) in enumerate(self.stages()):
@@ -157,7 +170,7 @@ class TwoViewAugment(Chains):
         params = [
             draw_chain(stages, fold_in(keys, view), cuts[view].shape, first=1) for view, stages in enumerate(chains)
         ]
-        view_a, view_b = run(chains, cuts, params, self.finish_with).chunk(2)
+        view_a, view_b = run(chains, cuts, params, self.finish_with, self._write).chunk(2)
         return view_a, view_b
 
 

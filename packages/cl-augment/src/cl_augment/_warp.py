@@ -61,6 +61,8 @@ class RandomWarp(nn.Module):
         """Warp each image by its key."""
         images = as_float(images)
         n = len(images)
+        if n == 0:  # which affine_grid refuses
+            return images.new_empty(0, images.shape[1], self.size, self.size)
         u = 2 * uniform(keys, 6 + 2 * self._GRID**2) - 1
         zoom = self.scale[0] + (self.scale[1] - self.scale[0]) * (u[:, 0:2] + 1) / 2
         angle, slope = math.radians(self.degrees) * u[:, 2], self.shear * u[:, 3]
