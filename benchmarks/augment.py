@@ -19,6 +19,7 @@ import itertools
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from math import prod
 from typing import Any
 
@@ -160,16 +161,21 @@ class Passes(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        if not func.is_view and not func.name().startswith(("aten::empty", "aten::new_empty")):
-            tensors = [t for t in tree_leaves((args, kwargs, result)) if isinstance(t, Tensor)]
-            # a tensor that is expanded is read where it is: the bytes are those of its storage that it reaches
-            self.bytes += sum(t.element_size() * reached(t) for t in tensors)
-            self.operators += 1
+        name = func.name()
+        if func.is_view or name.startswith(("aten::empty", "aten::new_empty")):
+            return result
+        touched = [t for t in tree_leaves((args, kwargs, result)) if isinstance(t, Tensor)]
+        if name.startswith("aten::index_select"):
+            touched = [result, result]  # of what it selects from, these are read
+        elif name.startswith("aten::index_copy_"):
+            touched = [args[3], args[3]]  # of what it copies to, these are written
+        self.bytes += sum(t.element_size() * reached(t) for t in touched)
+        self.operators += 1
         return result
 
 
 def reached(tensor: Tensor) -> int:
-    """How many different numbers a tensor shows."""
+    """How many different numbers a tensor shows: one that is expanded is read where it is."""
     return prod(size for size, stride in zip(tensor.shape, tensor.stride(), strict=True) if stride != 0)
 
 
@@ -183,13 +189,16 @@ def eager_passes(run: Run, images: int, size: int) -> tuple[float, int]:
 def compiled_passes(size: int) -> float:
     """Passes of the compiled chain, by what Inductor says its kernels read and write."""
     from torch._inductor import config, metrics
+    from torch._inductor.compile_fx import inductor_metrics_log
 
     torch.compiler.reset()
     metrics.reset()
+    inductor_metrics_log.setLevel("INFO")  # which makes it count
+    inductor_metrics_log.propagate = False
     images, strength = images_of(size)[:8], CASES[size][2]
     augment = SimCLRAugment(size, strength=strength)
     augment.compile()
-    with config.patch({"force_disable_caches": True}):
+    with config.patch({"fx_graph_cache": False}):
         augment(images, sample_keys(torch.arange(8), seed=0, epoch=0))
     return metrics.num_bytes_accessed / (8 * 3 * size * size * 4)
 
@@ -205,10 +214,11 @@ def counts(size: int) -> list[str]:
         "Kornia": (lambda x: stock(x / 255), 1),
     }
     for name, (run, views) in runs.items():
-        passes, operators = eager_passes(lambda: run(images), views * len(images), size)
-        _, of_half = eager_passes(lambda: run(images[: len(images) // 2]), views * len(images), size)
+        whole, half = partial(run, images), partial(run, images[: len(images) // 2])
+        passes, operators = eager_passes(whole, views * len(images), size)
+        _, of_half = eager_passes(half, views * len(images), size)
         output = views * len(images) * 3 * size * size * 4
-        extra = peak_bytes(lambda: run(images)) / output - 1
+        extra = peak_bytes(whole) / output - 1
         rows.append(f"| {size} | {name} | {passes:.0f} | {operators:,} ({of_half:,}) | {extra:.2f} |")
     rows.append(f"| {size} | cl-augment, compiled | {compiled_passes(size):.1f} | | |")
     return rows

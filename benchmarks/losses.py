@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.nn import functional
 
 TEMPERATURE, WIDTH = 0.1, 128
+PACKAGES = ("cl-losses", "torch", "lightly", "pytorch-metric-learning")
 SIZES = (8, 32, 128, 256, 1024, 4096, 8192)
 # pytorch-metric-learning builds a tensor of n^3 entries: 2.3 GB at 256, 149 GB at 1024.
 LARGEST_FOR_CUBIC = 256
@@ -222,9 +223,7 @@ def main() -> None:
     # First: the highest resident set of a process is never smaller than what ran before.
     large = f"## Large\n\n{huge()}" if arguments.huge else ""
     print(large, flush=True)
-    parts = [
-        f"# Losses, beside their peers\n\n`hatch run bench:losses`. {setting('cl-losses', 'torch', 'lightly', 'pytorch-metric-learning')}"
-    ]
+    parts = [f"# Losses, beside their peers\n\n`hatch run bench:losses`. {setting(*PACKAGES)}"]
     parts.append(
         "## Time of forward and backward, d = 128\n\n" + speed_table(arguments.sizes, seconds=arguments.seconds)
     )

@@ -17,7 +17,7 @@ Images = Tensor | Sequence[Tensor]
 
 # Bytes of the images and of their views that are worked on at a time. On a CPU what one stage leaves must still be in
 # the cache when the next comes; on a GPU the limit only bounds the memory of what lies between.
-_CHUNK_BYTES = {"cpu": 6 << 20}
+_CHUNK_BYTES = {"cpu": 4 << 20}
 _CHUNK_BYTES_ELSEWHERE = 1 << 28
 
 
