@@ -126,8 +126,9 @@ class Finish(NamedTuple):
         if self.mean is not None and self.std is not None:
             if len(self.mean) not in (1, view.shape[1]):
                 raise ValueError(f"`mean` must have a value for each of {view.shape[1]} channels, got {self.mean}.")
-            mean, std = (torch.tensor(v, dtype=view.dtype, device=view.device) for v in (self.mean, self.std))
-            view = torch.addcmul((-mean / std)[:, None, None], view, (1 / std)[:, None, None])
+            # written on the device by itself; a tensor made of a list would be copied there and wait
+            mean, std = (torch.stack([view.new_full((1, 1), v) for v in values]) for values in (self.mean, self.std))
+            view = torch.addcmul(-mean / std, view, 1 / std)
         return view
 
 
