@@ -138,7 +138,7 @@ def test_images_of_another_type_are_refused(augment, wrong, name):
         augment(wrong, some_keys())
 
 
-@pytest.mark.parametrize("augment", [EvalTransform(16), RandomGrayscale()], ids=["eval", "grey"])
+@pytest.mark.parametrize("augment", [RandomResizedCropFlip(16), RandomGrayscale()], ids=["crop", "grey"])
 def test_lists_are_refused_where_a_batch_is_asked_for(augment):
     with says(TypeError, "`images` must be a tensor, got list."):
         augment(list(images()), some_keys())
@@ -261,7 +261,7 @@ def test_keys_of_another_dtype_are_refused(augment, keys, got):
 @pytest.mark.parametrize("channels", [1, 2, 4, 13])
 @pytest.mark.parametrize("augment", [SimCLRAugment(16), BYOLAugment(16)], ids=["SimCLR", "BYOL"])
 def test_a_hue_cannot_be_turned_without_three_channels(augment, channels):
-    message = f"`images` of {channels} channels have no hue to turn: pass hue=0 to ColorJitter."
+    message = f"`images` of {channels} channels have no hue to turn: pass hue=0."
     with says(ValueError, message):
         augment(images(4, channels), some_keys())
 
@@ -269,7 +269,9 @@ def test_a_hue_cannot_be_turned_without_three_channels(augment, channels):
 # Arguments
 
 
-@pytest.mark.parametrize("augment", [SimCLRAugment, BYOLAugment, LinearEvalAugment], ids=lambda f: f.__name__)
+@pytest.mark.parametrize(
+    "augment", [SimCLRAugment, BYOLAugment, LinearEvalAugment, EvalTransform], ids=lambda f: f.__name__
+)
 @pytest.mark.parametrize(
     ("arguments", "kind", "message"),
     [
@@ -287,7 +289,18 @@ def test_a_hue_cannot_be_turned_without_three_channels(augment, channels):
             TypeError,
             "`dtype` of the views must be a floating point type, got torch.uint8.",
         ),
+        ({"mean": 0.5, "std": 0.5}, TypeError, "`mean` must be a sequence of numbers, one for each channel, got 0.5."),
+        ({"mean": [], "std": []}, TypeError, "`mean` must be a sequence of numbers, one for each channel, got []."),
+        ({"mean": [math.nan], "std": [1.0]}, ValueError, "`mean` must be finite, got [nan]."),
+        ({"mean": [0.5], "std": [math.nan]}, ValueError, "`std` must be positive, got [nan]."),
+        (
+            {"memory_format": torch.preserve_format},
+            ValueError,
+            "`memory_format` must be contiguous_format or channels_last, got torch.preserve_format.",
+        ),
         ({"size": 7}, ValueError, "`size` must be at least 8 pixels, got 7."),
+        ({"size": 32.5}, TypeError, "`size` must be a whole number of pixels, got 32.5."),
+        ({"size": (32, 32)}, TypeError, "`size` must be a whole number of pixels, got (32, 32)."),
     ],
 )
 def test_presets_say_what_is_out_of_range(augment, arguments, kind, message):
@@ -295,7 +308,9 @@ def test_presets_say_what_is_out_of_range(augment, arguments, kind, message):
         augment(**{"size": 16, **arguments})
 
 
-@pytest.mark.parametrize("augment", [SimCLRAugment, BYOLAugment, LinearEvalAugment], ids=lambda f: f.__name__)
+@pytest.mark.parametrize(
+    "augment", [SimCLRAugment, BYOLAugment, LinearEvalAugment, EvalTransform], ids=lambda f: f.__name__
+)
 def test_a_mean_must_have_a_value_for_each_channel(augment):
     with says(ValueError, "`mean` must have a value for each of 3 channels, got (0.5, 0.5)."):
         augment(16, mean=(0.5, 0.5), std=(0.5, 0.5))(images(), some_keys())
@@ -333,5 +348,5 @@ def test_stages_must_be_modules(wrong, name):
 
 def test_two_views_must_agree_in_shape():
     augment = TwoViewAugment([RandomResizedCropFlip(16)], [RandomResizedCropFlip(24)])
-    with says(ValueError, "the views must agree in shape, got [(4, 3, 16, 16), (4, 3, 24, 24)]."):
+    with says(ValueError, "the views must agree in shape, got (3, 16, 16) and (3, 24, 24)."):
         augment(images(), some_keys())

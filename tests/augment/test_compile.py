@@ -1,8 +1,10 @@
 """Compiled views, what they cost, and that nothing in them waits for a GPU."""
 
+import pickle
+
 import pytest
 import torch
-from cl_augment import BYOLAugment, LinearEvalAugment, SimCLRAugment, TwoViews, sample_keys
+from cl_augment import BYOLAugment, LinearEvalAugment, SimCLRAugment, TwoViews, sample_keys, uniform
 from torch import Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.testing import assert_close
@@ -69,11 +71,47 @@ def test_views_of_compiled_chunks_are_those_of_the_others_wherever_an_image_is(m
     assert_close(tuple(map(torch.cat, zip(*parts, strict=True))), views, rtol=0, atol=0)
 
 
+def test_the_whole_call_compiles_with_the_draws_of_the_others():
+    augment = LinearEvalAugment(16)
+    compiled = torch.compile(augment, fullgraph=True)
+    assert_close(compiled(images(), some_keys()), augment(images(), some_keys()), rtol=0, atol=1e-5)
+
+
 def test_compile_hands_its_options_to_torch(monkeypatch):
     seen = {}
     monkeypatch.setattr(torch, "compile", lambda function, **options: seen.update(options) or function)
-    SimCLRAugment(16).compile(mode="max-autotune")
-    assert seen == {"fullgraph": True, "dynamic": False, "mode": "max-autotune"}
+    augment = SimCLRAugment(16)
+    augment.compile(mode="max-autotune")
+    augment(images(), some_keys())
+    assert seen == {"fullgraph": True, "mode": "max-autotune"}
+
+
+def test_any_number_of_images_and_of_augmentations_is_compiled_a_few_times_only():
+    """The compiler gives up after 8 times, which `fullgraph` makes an error."""
+    for size in (8, 10, 12):
+        augment = BYOLAugment(size)
+        augment.compile(backend="eager")
+        for n in (4, 5, 6, 7, 8):
+            augment(images(n), some_keys(n))
+
+
+def test_lists_of_any_sizes_are_compiled_once():
+    augment = SimCLRAugment(16)
+    augment.compile(backend="eager")
+    for side in range(20, 32):
+        augment([torch.rand(3, side, 30), torch.rand(3, 24, side)], some_keys(2))
+
+
+def test_a_compiled_augmentation_can_be_pickled():
+    augment = SimCLRAugment(16)
+    augment.compile(backend="eager")
+    views = augment(images(), some_keys())
+    assert_close(pickle.loads(pickle.dumps(augment))(images(), some_keys()), views, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("count", [1, 9, 38])
+def test_draws_compile_to_the_same_numbers(count):
+    assert torch.equal(torch.compile(uniform, fullgraph=True)(some_keys(), count), uniform(some_keys(), count))
 
 
 def test_the_keys_compile_to_the_same_numbers():

@@ -18,9 +18,8 @@ def expect(error: type[Exception], message: str, call, *arguments, **named) -> N
         call(*arguments, **named)
 
 
-@TRANSFORMS
-def test_crops_say_that_images_are_a_tensor(transform):
-    expect(TypeError, "`images` must be a tensor, got list.", transform, [torch.rand(3, 9, 9)])
+def test_crops_say_that_images_are_a_tensor():
+    expect(TypeError, "`images` must be a tensor, got list.", RandomResizedCropFlip(16), [torch.rand(3, 9, 9)])
 
 
 @TRANSFORMS

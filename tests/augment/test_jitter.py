@@ -215,7 +215,7 @@ def test_jitter_of_grey_images_is_torchvisions():
 
 @pytest.mark.parametrize("channels", [1, 2, 4, 13])
 def test_color_jitter_says_that_other_than_three_channels_have_no_hue(channels):
-    message = f"`images` of {channels} channels have no hue to turn: pass hue=0 to ColorJitter."
+    message = f"`images` of {channels} channels have no hue to turn: pass hue=0."
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         ColorJitter()(images(2, channels), some_keys(2))
 

@@ -196,6 +196,19 @@ def test_sample_keys_say_that_ids_are_integers(dtype):
         sample_keys(torch.ones(3, dtype=dtype), seed=0, epoch=0)
 
 
+@pytest.mark.parametrize("ids", [[1, 2], range(3), None], ids=str)
+def test_sample_keys_say_that_ids_are_a_tensor(ids):
+    with pytest.raises(TypeError, match=f"^`ids` must be a tensor of integers, got {type(ids).__name__}\\.$"):
+        sample_keys(ids, seed=0, epoch=0)
+
+
+@pytest.mark.parametrize("name", ["seed", "epoch"])
+@pytest.mark.parametrize("value", [1.0, 1.7, "1", None])
+def test_sample_keys_say_that_seed_and_epoch_are_whole(name, value):
+    with pytest.raises(TypeError, match=f"^{re.escape(f'`{name}` must be a whole number, got {value!r}.')}$"):
+        sample_keys(torch.arange(3), **{"seed": 0, "epoch": 0, name: value})
+
+
 @pytest.mark.parametrize("shape", [(), (3, 1)])
 def test_sample_keys_say_that_ids_are_a_row(shape):
     with pytest.raises(ValueError, match=f"^{re.escape(f'`ids` must have shape (n,), got {shape}.')}$"):

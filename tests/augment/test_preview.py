@@ -26,7 +26,7 @@ from cl_augment import (
     preview,
     sample_keys,
 )
-from cl_augment._captions import applies, caption, stage_name
+from cl_augment._captions import applies, caption
 from cl_augment._cards import as_rgb, fit, shorten, wrap
 from cl_augment._glyphs import text_ink
 from cl_augment._png import write_png
@@ -264,7 +264,7 @@ def test_a_stage_that_draws_nothing_else_is_said_to_be_applied():
 def test_numbers_of_unknown_stages_are_said_by_name():
     stage = KorniaStage(kornia.augmentation.RandomRotation(30.0))
     drawn = {"degrees": torch.tensor([12.345]), "corners": torch.arange(8.0).reshape(1, 4, 2)}
-    assert stage_name(stage) == "RandomRotation"
+    assert stage.label == "RandomRotation"
     assert caption(stage, drawn) == ["corners 0 1 ..", "degrees 12.3"]
     assert caption(stage, {name: torch.ones(1) for name in "abcdefg"}) == ["a 1", "b 1", "c 1", "d 1", "and 3 more"]
 

@@ -175,10 +175,10 @@ def test_a_warp_of_uint8_is_that_of_float():
         ({"size": 7}, "`size` must be at least 8 pixels, got 7."),
         ({"scale": (0.0, 1.0)}, "`scale` must be an increasing pair above 0, got (0.0, 1.0)."),
         ({"scale": (1.0, 0.5)}, "`scale` must be an increasing pair above 0, got (1.0, 0.5)."),
-        ({"degrees": -1.0}, "`degrees` must be at least 0, got -1.0."),
-        ({"shear": -0.1}, "`shear` must be at least 0, got -0.1."),
-        ({"shift": -0.1}, "`shift` must be at least 0, got -0.1."),
-        ({"elastic": -0.1}, "`elastic` must be at least 0, got -0.1."),
+        ({"degrees": -1.0}, "`degrees` must be at least 0 and finite, got -1.0."),
+        ({"shear": -0.1}, "`shear` must be at least 0 and finite, got -0.1."),
+        ({"shift": -0.1}, "`shift` must be at least 0 and finite, got -0.1."),
+        ({"elastic": -0.1}, "`elastic` must be at least 0 and finite, got -0.1."),
     ],
 )
 def test_a_warp_says_what_is_out_of_range(arguments, message):

@@ -9,7 +9,7 @@ from torch import Tensor
 from cl_augment._images import check_probability
 from cl_augment._keys import uniform
 from cl_augment._resample import mix_rows
-from cl_augment._stage import Params, Stage, chosen_rows, per_image
+from cl_augment._stage import Params, Stage, change_chosen
 
 
 def _mirrored_taps(extent: int, radius: int, device: torch.device) -> Tensor:
@@ -75,17 +75,15 @@ class GaussianBlur(Stage, IntensityAugmentationBase2D):
         height, width = images.shape[-2:]
         radius = height // 20
         if radius == 0:
-            return images  # a kernel of one tap is the identity
+            return images if inplace else images.clone()  # a kernel of one tap is the identity
         if width <= radius:
             raise ValueError(f"`images` {height} px high must be over {radius} px wide to be blurred.")
-        rows = chosen_rows(params)
         sigma = params["sigma"].to(images.device, non_blocking=True)
-        if rows is None:
-            blurred = blur(images, sigma=sigma).clamp_(0, 1)
-            return torch.where(per_image(params["batch_prob"], images), blurred, images)
-        rows = rows.to(images.device, non_blocking=True)
-        blurred = blur(images.index_select(0, rows), sigma=sigma.index_select(0, rows)).clamp_(0, 1)
-        return (images if inplace else images.clone()).index_copy_(0, rows, blurred)
+
+        def blurred(part: Tensor, rows: Tensor | None) -> Tensor:
+            return blur(part, sigma=sigma if rows is None else sigma.index_select(0, rows)).clamp_(0, 1)
+
+        return change_chosen(images, params, blurred, inplace=inplace)
 
     def extra_repr(self) -> str:
         """Hyperparameters, for printing."""

@@ -4,7 +4,6 @@ from torch import Tensor
 
 from cl_augment._blur import GaussianBlur
 from cl_augment._crop import RandomResizedCropFlip
-from cl_augment._foreign import KeyedStage, KorniaStage
 from cl_augment._grey import RandomGrayscale
 from cl_augment._jitter import ColorJitter
 from cl_augment._stage import Params, Stage
@@ -12,11 +11,6 @@ from cl_augment._stage import Params, Stage
 _MOST_LINES = 5
 _OPERATIONS = "BCSH"  # brightness, contrast, saturation, hue, as ColorJitter numbers them
 _SAYS_NOTHING = ("batch_prob", "forward_input_shape", "keys")
-
-
-def stage_name(stage: Stage) -> str:
-    """The class of a stage, or of the module in it."""
-    return type(stage.module if isinstance(stage, KeyedStage | KorniaStage) else stage).__name__
 
 
 def applies(params: Params) -> bool:

@@ -1,6 +1,8 @@
 """Running images through chains of stages: what to draw, and which images at a time."""
 
+import math
 from collections.abc import Sequence
+from functools import reduce
 from typing import NamedTuple, Protocol, Self
 
 import torch
@@ -32,7 +34,7 @@ def check_batch(images: Images, sizes: Tensor | None) -> None:
         check_images(images)
         check_range(images)
         if sizes is not None:
-            _check_sizes(sizes, images)
+            check_sizes(sizes, images)
         return
     if sizes is not None:
         raise ValueError("`sizes` belongs to a padded batch; the images of a list know their own.")
@@ -54,7 +56,7 @@ def check_batch(images: Images, sizes: Tensor | None) -> None:
         check_range(image)
 
 
-def _check_sizes(sizes: Tensor, images: Tensor) -> None:
+def check_sizes(sizes: Tensor, images: Tensor) -> None:
     n, _, height, width = images.shape
     if not isinstance(sizes, Tensor):
         raise TypeError(f"`sizes` must be a tensor, got {type(sizes).__name__}.")
@@ -66,9 +68,31 @@ def _check_sizes(sizes: Tensor, images: Tensor) -> None:
             raise ValueError(f"`sizes` must lie in 2..{height} and 2..{width}, got from {least} to {most}.")
 
 
+def check_params(params: Sequence[Sequence[Params]], chains: Sequence[Sequence[Stage]], n: int) -> None:
+    """Raise ValueError unless these can be what the chains have drawn for n images."""
+    if [len(drawn) for drawn in params] != [len(stages) for stages in chains]:
+        raise ValueError(
+            f"`params` must have a dictionary for each stage of each view, {[len(stages) for stages in chains]}, got "
+            f"{[len(drawn) for drawn in params]}."
+        )
+    for stages, drawn in zip(chains, params, strict=True):
+        for stage, values in zip(stages, drawn, strict=True):
+            for name, value in values.items():
+                if value.ndim == 0 or len(value) != n:
+                    raise ValueError(
+                        f"`params` must have a row for each of {n} images, got {name!r} of {stage.label} of shape "
+                        f"{tuple(value.shape)}."
+                    )
+
+
 def shape_and_sizes(images: Images, sizes: Tensor | None) -> tuple[torch.Size, Tensor | None]:
     """Shape of the batch, padded if need be, and the sizes within it."""
     if isinstance(images, Tensor):
+        if sizes is not None and sizes.device.type != "cpu":
+            # unchecked, as the host would wait; what is too large must not read the next image
+            height, width = images.shape[2:]
+            bounds = torch.stack([sizes.new_full((), height), sizes.new_full((), width)])
+            sizes = torch.minimum(sizes.clamp(min=2), bounds)
         return images.shape, sizes
     sizes = torch.tensor([image.shape[1:] for image in images])
     return torch.Size([len(images), images[0].shape[0], *sizes.amax(0).tolist()]), sizes
@@ -78,18 +102,27 @@ def draw_chain(
     stages: Sequence[Stage], keys: Tensor, shape: torch.Size, *, sizes: Tensor | None = None, first: int = 0
 ) -> list[Params]:
     """What each stage draws for a batch of this shape; the stage at place s of its view from `fold_in(keys, s)`."""
-    drawn = []
+    if sizes is not None and not stages[0].takes_sizes:
+        raise ValueError(f"images of several sizes must be cropped first, got {stages[0].label}.")
+    drawn: list[Params] = []
+    before: list[Stage] = []
     for place, stage in enumerate(stages, first):
-        drawn.append(stage.draw(fold_in(keys, place), shape, sizes))
-        sizes = None  # the first stage makes all images equal
-        if place - first + 1 < len(stages):
-            shape = stage.shape_after(shape)
+        if stage.needs_shape:  # what a module of the caller's makes of it is found out by calling it, so only then
+            shape = reduce(lambda shape, earlier: earlier.shape_after(shape), before, shape)
+            before = []
+        drawn.append(stage.draw(fold_in(keys, place), shape, sizes if place == first else None))
+        before.append(stage)
     return drawn
 
 
+def full_precision(images: Tensor) -> Tensor:
+    """Half types as float32: what stages hand to each other is not rounded to them. Others as they are."""
+    return images.float() if images.dtype in (torch.float16, torch.bfloat16) else images
+
+
 def replay_chain(stages: Sequence[Stage], images: Tensor, params: Sequence[Params]) -> Tensor:
-    """One stage after the other; `images` are left as they are. Half types are worked on as float32."""
-    view = images.float() if images.dtype in (torch.float16, torch.bfloat16) else images
+    """One stage after the other; `images` are left as they are."""
+    view = full_precision(images)
     owned = view is not images
     for stage, drawn in zip(stages, params, strict=True):
         if view.dtype == torch.uint8 and not stage.reads_uint8:
@@ -110,13 +143,20 @@ class Finish(NamedTuple):
 
     def checked(self) -> Self:
         """Itself, or TypeError or ValueError."""
+        for name, values in {"mean": self.mean, "std": self.std}.items():
+            if values is not None and (not isinstance(values, Sequence) or not values):
+                raise TypeError(f"`{name}` must be a sequence of numbers, one for each channel, got {values!r}.")
+        if self.memory_format not in (torch.contiguous_format, torch.channels_last):
+            raise ValueError(f"`memory_format` must be contiguous_format or channels_last, got {self.memory_format}.")
         if (self.mean is None) != (self.std is None):
             raise ValueError(f"`mean` and `std` go together, got {self.mean} and {self.std}.")
         if self.mean is not None and self.std is not None:
             if len(self.mean) != len(self.std):
                 raise ValueError(f"`mean` and `std` must be equally long, got {self.mean} and {self.std}.")
-            if min(self.std) <= 0:
+            if not all(0 < value < math.inf for value in self.std):
                 raise ValueError(f"`std` must be positive, got {self.std}.")
+            if not all(map(math.isfinite, self.mean)):
+                raise ValueError(f"`mean` must be finite, got {self.mean}.")
         if self.dtype is not None and not self.dtype.is_floating_point:
             raise TypeError(f"`dtype` of the views must be a floating point type, got {self.dtype}.")
         return self
@@ -132,17 +172,15 @@ class Finish(NamedTuple):
         return view
 
 
-class Write(Protocol):
+class Make(Protocol):
     """What makes the views of one chunk by one chain."""
 
-    def __call__(
-        self, stages: Sequence[Stage], images: Tensor, params: Sequence[Params], finish: Finish, out: Tensor
-    ) -> None: ...
+    def __call__(self, stages: Sequence[Stage], images: Tensor, params: Sequence[Params], finish: Finish) -> Tensor: ...
 
 
-def write_views(stages: Sequence[Stage], images: Tensor, params: Sequence[Params], finish: Finish, out: Tensor) -> None:
-    """Write the views of these images to `out`."""
-    out.copy_(finish.apply(replay_chain(stages, images, params)))
+def make_views(stages: Sequence[Stage], images: Tensor, params: Sequence[Params], finish: Finish) -> Tensor:
+    """The views of these images, but for their dtype and order in memory."""
+    return finish.apply(replay_chain(stages, images, params))
 
 
 def run(
@@ -150,7 +188,7 @@ def run(
     sources: Sequence[Images],
     params: Sequence[Sequence[Params]],
     finish: Finish,
-    write: Write,
+    make: Make,
 ) -> Tensor:
     """Views of all chains, first those of the first: (chains n, c, h, w).
 
@@ -159,7 +197,7 @@ def run(
         sources: What each chain starts from, n images.
         params: What each stage of each chain has drawn.
         finish: What is done last.
-        write: `write_views`, or that compiled.
+        make: `make_views`, or that compiled.
 
     Returns:
         Views, dtype by `finish`, or float32 for uint8, or as the images.
@@ -167,38 +205,37 @@ def run(
     n = len(sources[0])
     first = sources[0][0] if n else sources[0]
     assert isinstance(first, Tensor)
-    shapes = [view_shape(stages, source) for stages, source in zip(chains, sources, strict=True)]
-    if len(set(shapes)) > 1:
-        raise ValueError(f"the views must agree in shape, got {[tuple(shape) for shape in shapes]}.")
-    dtype = finish.dtype or (torch.float32 if first.dtype == torch.uint8 else first.dtype)
-    views = torch.empty(
-        [len(chains) * n, *shapes[0][1:]], dtype=dtype, device=first.device, memory_format=finish.memory_format
-    )
     if first.device.type == "cpu" and not torch.compiler.is_compiling():
         keep_freed_memory()
-    for rows in chunks(shape_and_sizes(sources[0], None)[0], shapes[0], first.device):
+    views: Tensor | None = None
+    for rows in chunks(shape_and_sizes(sources[0], None)[0], first.device):
         for number, (stages, source, drawn) in enumerate(zip(chains, sources, params, strict=True)):
-            out = views[number * n + rows.start : number * n + rows.stop]
-            write(stages, batch_of(source, rows), rows_of(drawn, rows), finish, out)
+            part, numbers = batch_of(source, rows), rows_of(drawn, rows)
+            if isinstance(source, Tensor):
+                view = make(stages, part, numbers, finish)
+            else:  # their size changes from chunk to chunk, and the compiler would make a graph for each
+                cut = stages[0].replay(full_precision(part), numbers[0])
+                view = make(stages[1:], cut, numbers[1:], finish)
+            if views is None:
+                dtype = finish.dtype or (view.dtype if first.dtype == torch.uint8 else first.dtype)
+                shape = [len(chains) * n, *view.shape[1:]]
+                views = torch.empty(shape, dtype=dtype, device=view.device, memory_format=finish.memory_format)
+            elif view.shape[1:] != views.shape[1:]:
+                shapes = tuple(views.shape[1:]), tuple(view.shape[1:])
+                raise ValueError(f"the views must agree in shape, got {shapes[0]} and {shapes[1]}.")
+            views[number * n + rows.start : number * n + rows.stop].copy_(view)
+    assert views is not None
     return views
 
 
-def view_shape(stages: Sequence[Stage], images: Images) -> torch.Size:
-    """Shape of the views that the stages make of these images."""
-    shape, _ = shape_and_sizes(images, None)
-    for stage in stages:
-        shape = stage.shape_after(shape)
-    return shape
-
-
-def chunks(source: torch.Size, view: torch.Size, device: torch.device) -> list[slice]:
+def chunks(source: torch.Size, device: torch.device) -> list[slice]:
     """Which images to work on at a time, so that what stages hand on stays in the cache: slices of one length or two.
 
     All at once in code that is being compiled: a graph per chunk would grow with the batch.
     """
     n = source[0]
     limit = _CHUNK_BYTES.get(device.type, _CHUNK_BYTES_ELSEWHERE)
-    most = max(1, limit // (4 * max(source[1:].numel(), view[1:].numel())))
+    most = max(1, limit // (4 * source[1:].numel()))
     count = 1 if torch.compiler.is_compiling() else max(1, -(-n // most))
     length = max(1, -(-n // count))
     return [slice(start, min(start + length, n)) for start in range(0, max(n, 1), length)]

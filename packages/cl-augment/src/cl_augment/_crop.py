@@ -7,9 +7,9 @@ import torch
 from kornia.augmentation import GeometricAugmentationBase2D
 from torch import Tensor
 
-from cl_augment._images import check_size
+from cl_augment._images import check_probability, check_size
 from cl_augment._keys import uniform
-from cl_augment._resample import Boxes, Interpolation, crop_resize
+from cl_augment._resample import Boxes, Interpolation, check_boxes, crop_resize
 from cl_augment._stage import Params, Stage
 
 _TRIES = 10
@@ -74,6 +74,7 @@ class RandomResizedCropFlip(Stage, GeometricAugmentationBase2D):
     """
 
     reads_uint8 = True
+    needs_shape = takes_sizes = True
 
     def __init__(
         self,
@@ -91,8 +92,7 @@ class RandomResizedCropFlip(Stage, GeometricAugmentationBase2D):
             raise ValueError(f"`scale` must be an increasing pair within (0, 1], got {scale}.")
         if not 0 < ratio[0] <= ratio[1]:
             raise ValueError(f"`ratio` must be an increasing pair above 0, got {ratio}.")
-        if not 0 <= flip <= 1:
-            raise ValueError(f"`flip` is a probability in [0, 1], got {flip}.")
+        check_probability(flip, name="flip")
         if interpolation not in ("bilinear", "bicubic"):
             raise ValueError(f"`interpolation` must be 'bilinear' or 'bicubic', got {interpolation!r}.")
         self.size, self.scale, self.ratio, self.flip = size, scale, ratio, flip
@@ -109,10 +109,16 @@ class RandomResizedCropFlip(Stage, GeometricAugmentationBase2D):
         return {**boxes._asdict(), "flip": u[:, -1] < self.flip}
 
     def replay(self, images: Tensor, params: Params, *, inplace: bool = False) -> Tensor:
-        """Crop, resize and flip each image as drawn."""
+        """Crop, resize and flip each image as drawn.
+
+        Raises:
+            ValueError: A box is not within its image; on the CPU only, as the host would wait for a GPU.
+        """
+        boxes = Boxes(*(params[name] for name in Boxes._fields))
+        check_boxes(boxes, images)
         views = crop_resize(
             images,
-            Boxes(params["top"], params["left"], params["height"], params["width"]),
+            boxes,
             flip=params["flip"],
             size=self.size,
             interpolation=self.interpolation,

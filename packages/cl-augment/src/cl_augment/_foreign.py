@@ -42,13 +42,13 @@ class KeyedStage(Stage):
 
     def draw(self, keys: Tensor, shape: torch.Size, sizes: Tensor | None = None) -> Params:
         """The "keys"."""
-        if sizes is not None:
-            raise ValueError(f"images of several sizes must be cropped first, got {type(self.module).__name__}.")
         return {"keys": keys}
 
     def replay(self, images: Tensor, params: Params, *, inplace: bool = False) -> Tensor:
         """Call the module."""
-        result: Tensor = self.module(as_float(images), params["keys"].to(images.device, non_blocking=True))
+        # a copy: what a module of the caller's does to its argument must not reach the images or another view
+        images = as_float(images) if inplace or images.dtype == torch.uint8 else images.clone()
+        result: Tensor = self.module(images, params["keys"].to(images.device, non_blocking=True))
         return result
 
     def shape_after(self, shape: torch.Size) -> torch.Size:
@@ -59,6 +59,11 @@ class KeyedStage(Stage):
             image = torch.zeros(one, device=held.device)
             self._after[one] = self.module(image, torch.zeros(1, dtype=torch.int64, device=held.device)).shape
         return torch.Size([shape[0], *self._after[one][1:]])
+
+    @property
+    def label(self) -> str:
+        """The module's."""
+        return type(self.module).__name__
 
     def extra_repr(self) -> str:
         """The module."""
@@ -95,6 +100,7 @@ class KorniaStage(Stage):
             images, or differs in shape; numbers are drawn besides the parameters; or the keys are on a GPU.
     """
 
+    needs_shape = True
     owns_result = False
 
     def __init__(self, module: nn.Module) -> None:
@@ -107,8 +113,6 @@ class KorniaStage(Stage):
     def draw(self, keys: Tensor, shape: torch.Size, sizes: Tensor | None = None) -> Params:
         """What Kornia calls the parameters."""
         name = type(self.module).__name__
-        if sizes is not None:
-            raise ValueError(f"images of several sizes must be cropped first, got {name}.")
         if keys.device.type != "cpu":
             raise ValueError(f"`keys` must be on the CPU, where Kornia's {name} draws, got {keys.device}.")
         one = torch.Size([1, *shape[1:]])
@@ -180,6 +184,11 @@ class KorniaStage(Stage):
         if one not in self._after:
             self._after[one] = self._call(torch.zeros(one), self._draw(0, one)).shape
         return torch.Size([shape[0], *self._after[one][1:]])
+
+    @property
+    def label(self) -> str:
+        """The module's."""
+        return type(self.module).__name__
 
     def extra_repr(self) -> str:
         """The module."""

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from cl_augment._images import check_probability
 from cl_augment._keys import uniform
-from cl_augment._stage import Params, Stage, chosen_rows, per_image
+from cl_augment._stage import Params, Stage, change_chosen
 
 _LUMA = (0.2989, 0.587, 0.114)  # torchvision's weights of red, green, blue; ITU-R BT.601
 
@@ -54,13 +54,7 @@ class RandomGrayscale(Stage, IntensityAugmentationBase2D):
 
     def replay(self, images: Tensor, params: Params, *, inplace: bool = False) -> Tensor:
         """Make the chosen images grey."""
-        rows = chosen_rows(params)
-        if rows is None:
-            return torch.where(per_image(params["batch_prob"], images), grey(images), images)
-        rows = rows.to(images.device, non_blocking=True)
-        images = images if inplace else images.clone()
-        lumas = grey(images.index_select(0, rows))
-        return images.index_copy_(0, rows, lumas.expand(-1, images.shape[1], -1, -1))
+        return change_chosen(images, params, lambda part, rows: grey(part), inplace=inplace)
 
     def extra_repr(self) -> str:
         """Hyperparameters, for printing."""

@@ -29,7 +29,7 @@ def shift_hue(planes: Sequence[Tensor], shift: Tensor) -> list[Tensor]:
     # without chroma the numerator is 0 as well, and any hue will do
     hue = (green + blue).sub_(red).sub_(value).div_(chroma.clamp(min=torch.finfo(red.dtype).tiny))
     hue = hue.add_(2).copysign_(green - blue)
-    hue = hue.add_(6 + 6 * shift).fmod_(6)  # 6, as fmod of a negative number is negative
+    hue = hue.add(6 + 6 * shift).fmod_(6)  # 6, as fmod of a negative number is negative; copysign's result is kept
     most = value.add_(chroma)
     turned = []
     for least in (_CYAN, _MAGENTA, _YELLOW):

@@ -11,14 +11,16 @@ SMALLEST_VIEW = 8  # pixels; less than this is a slip of arguments, not a view
 
 def check_size(size: int) -> None:
     """Raise unless `size` is a side of a view in pixels."""
+    if not isinstance(size, int):
+        raise TypeError(f"`size` must be a whole number of pixels, got {size!r}.")
     if size < SMALLEST_VIEW:
         raise ValueError(f"`size` must be at least {SMALLEST_VIEW} pixels, got {size}.")
 
 
-def check_probability(p: float) -> None:
+def check_probability(p: float, *, name: str = "p") -> None:
     """Raise unless `p` is a probability."""
     if not 0 <= p <= 1:
-        raise ValueError(f"`p` is a probability in [0, 1], got {p}.")
+        raise ValueError(f"`{name}` is a probability in [0, 1], got {p}.")
 
 
 def check_images(images: Tensor) -> None:
@@ -65,8 +67,7 @@ def check_range(images: Tensor) -> None:
     on_gpu = images.device.type == "cuda"
     if on_gpu and torch.cuda.is_current_stream_capturing():  # a graph that is replayed has no later call
         return
-    while _on_the_way and _on_the_way[0].arrived.query():
-        _check_extremes(_on_the_way.popleft().extremes, "In an earlier call on a GPU: ")
+    _check_arrived()
     if not images.is_floating_point() or images.numel() == 0:
         return
     extremes = torch.stack(images.detach().aminmax())
@@ -78,6 +79,18 @@ def check_range(images: Tensor) -> None:
         arrived = torch.cuda.Event()
         arrived.record()
     _on_the_way.append(_Copied(copy, arrived))
+
+
+def _check_arrived() -> None:
+    while True:
+        try:  # another thread may take it in between
+            copied = _on_the_way.popleft()
+        except IndexError:
+            return
+        if not copied.arrived.query():
+            _on_the_way.appendleft(copied)
+            return
+        _check_extremes(copied.extremes, "In an earlier call on a GPU: ")
 
 
 def _check_extremes(extremes: Tensor, when: str) -> None:

@@ -188,7 +188,7 @@ class ColorJitter(Stage, IntensityAugmentationBase2D):
         """Jitter the chosen images."""
         turns = self.strength * self.hue > 0
         if turns and images.shape[1] != 3:
-            raise ValueError(f"`images` of {images.shape[1]} channels have no hue to turn: pass hue=0 to ColorJitter.")
+            raise ValueError(f"`images` of {images.shape[1]} channels have no hue to turn: pass hue=0.")
         if torch.compiler.is_compiling() or params["order"].device.type != "cpu":
             return _jitter_masked(images, params, turns=turns)
         return _jitter_chosen(images, params, inplace=inplace, turns=turns)

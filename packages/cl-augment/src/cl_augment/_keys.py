@@ -25,15 +25,6 @@ def _shift_right(z: Tensor, bits: int) -> Tensor:
     return (z >> bits) & ((1 << (64 - bits)) - 1)
 
 
-def _times(x: Tensor, factor: int) -> Tensor:
-    """X * factor, wrapping.
-
-    In two halves, because torch.compile takes a product of an `arange` for an index, which it computes without wrapping
-    and then refuses as too large.
-    """
-    return ((x * (factor >> 32)) << 32) + x * (factor & 0xFFFFFFFF)
-
-
 def _mix(z: Tensor) -> Tensor:
     z = (z ^ _shift_right(z, 30)) * _MUL_1
     z = (z ^ _shift_right(z, 27)) * _MUL_2
@@ -58,17 +49,22 @@ def sample_keys(ids: Tensor, *, seed: int, epoch: int) -> Tensor:
         TypeError: `ids` is not a tensor of integers.
         ValueError: `ids` is not one-dimensional, or `seed` or `epoch` is out of range.
     """
+    if not isinstance(ids, Tensor):
+        raise TypeError(f"`ids` must be a tensor of integers, got {type(ids).__name__}.")
     if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
         raise TypeError(f"`ids` must hold integers, got {ids.dtype}.")
     if ids.ndim != 1:
         raise ValueError(f"`ids` must have shape (n,), got {tuple(ids.shape)}.")
+    for name, value in {"seed": seed, "epoch": epoch}.items():
+        if not isinstance(value, int):
+            raise TypeError(f"`{name}` must be a whole number, got {value!r}.")
     if not 0 <= seed < 1 << 63:
         raise ValueError(f"`seed` must be in [0, 2**63), got {seed}.")
     if epoch < 0:
         raise ValueError(f"`epoch` must be at least 0, got {epoch}.")
     ids = ids.long()
     run = fold_in(_mix(torch.full_like(ids, seed)), epoch)
-    return _mix(run + _times(ids + 1, _FOLD))
+    return _mix(run + (ids + 1) * _FOLD)
 
 
 def random_keys(n: int, *, device: torch.device, generator: torch.Generator | None = None) -> Tensor:
@@ -124,5 +120,9 @@ def uniform(keys: Tensor, count: int) -> Tensor:
     Returns:
         float32, shape (n, count), multiples of 2**-24.
     """
-    steps = _times(torch.arange(1, count + 1, device=keys.device), _DRAW)
-    return _shift_right(_mix(keys[:, None] + steps), 40).to(torch.float32) * 2.0**-24
+    if torch.compiler.is_compiling():
+        # The compiler takes a product with an `arange` for an index and computes it in 32 bits.
+        states = torch.stack([keys + _signed(step * _DRAW % (1 << 64)) for step in range(1, count + 1)], dim=1)
+    else:
+        states = keys[:, None] + torch.arange(1, count + 1, device=keys.device) * _DRAW
+    return _shift_right(_mix(states), 40).to(torch.float32) * 2.0**-24

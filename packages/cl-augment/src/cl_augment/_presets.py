@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from cl_augment._blur import GaussianBlur
-from cl_augment._chain import Images, check_batch
+from cl_augment._chain import Images, check_batch, check_params
 from cl_augment._crop import RandomResizedCropFlip
 from cl_augment._grey import RandomGrayscale
 from cl_augment._jitter import ColorJitter
@@ -42,7 +42,7 @@ class SimCLRAugment(TwoViewAugment):
 
     Shape:
         images (n, c, h, w), uint8 or float in [0, 1], any device, or a list of (c, h, w); keys (n,) or None -> two
-        views of (n, c, size, size), float in [0, 1].
+        views of (n, c, size, size), float in [0, 1] unless normalised or changed by `extra`.
 
     Raises:
         ValueError: An argument is out of its range; on call, other than three channels and a hue to turn.
@@ -65,14 +65,15 @@ class SimCLRAugment(TwoViewAugment):
         dtype: torch.dtype | None = None,
         memory_format: torch.memory_format = torch.contiguous_format,
     ) -> None:
-        colour = [ColorJitter(strength, hue=hue), RandomGrayscale(grey)]
+        jitter, to_grey = ColorJitter(strength, hue=hue), RandomGrayscale(grey)
         stages: list[nn.Module] = [RandomResizedCropFlip(size, interpolation=interpolation, antialias=antialias)]
         if sobel:
             stages.append(Sobel())
-        else:
-            stages += colour[:1] if strength > 0 else []
-            stages += colour[1:] if grey > 0 else []
-        if size > 32 if blur is None else blur:
+        elif strength > 0:
+            stages.append(jitter)
+        if grey > 0 and not sobel:
+            stages.append(to_grey)
+        if blur or (blur is None and size > 32):
             stages.append(GaussianBlur())
         stages += extra
         super().__init__(stages, stages, mean=mean, std=std, dtype=dtype, memory_format=memory_format)
@@ -89,6 +90,7 @@ class BYOLAugment(TwoViewAugment):
 
     Args:
         size: Side of the views in pixels, >= 8.
+        hue: Greatest turn of the hue, in turns, in [0, 0.5]. Images without three channels need 0.
         interpolation: Of the crop, "bicubic" as in the paper's code, or "bilinear".
         antialias: Whether the crop's filter widens where a box is larger than the view.
         extra: Stages that follow, for both views.
@@ -98,17 +100,18 @@ class BYOLAugment(TwoViewAugment):
         memory_format: Of the views.
 
     Shape:
-        images (n, 3, h, w), uint8 or float in [0, 1], any device, or a list of (3, h, w); keys (n,) or None -> two
-        views of (n, 3, size, size), float in [0, 1].
+        images (n, c, h, w), uint8 or float in [0, 1], any device, or a list of (c, h, w); keys (n,) or None -> two
+        views of (n, c, size, size), float in [0, 1] unless normalised or changed by `extra`.
 
     Raises:
-        ValueError: An argument is out of its range; on call, other than three channels.
+        ValueError: An argument is out of its range; on call, other than three channels and a hue to turn.
     """
 
     def __init__(
         self,
         size: int,
         *,
+        hue: float = 0.1,
         interpolation: Interpolation = "bicubic",
         antialias: bool = True,
         extra: Sequence[nn.Module] = (),
@@ -119,7 +122,7 @@ class BYOLAugment(TwoViewAugment):
     ) -> None:
         shared = [
             RandomResizedCropFlip(size, interpolation=interpolation, antialias=antialias),
-            ColorJitter(brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1),
+            ColorJitter(brightness=0.4, contrast=0.4, saturation=0.2, hue=hue),
             RandomGrayscale(0.2),
         ]
         super().__init__(
@@ -178,4 +181,5 @@ class LinearEvalAugment(Chains):
     def replay(self, images: Images, params: Sequence[Sequence[Params]]) -> Tensor:
         """The view that `params`, from `draw`, describe: that of the call with the same keys."""
         check_batch(images, None)
+        check_params(params, self.stages(), len(images))
         return self._run(images, params)

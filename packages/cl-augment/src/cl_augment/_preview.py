@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from cl_augment._captions import applies, caption, stage_name
+from cl_augment._captions import applies, caption
 from cl_augment._cards import SMALLEST_CARD, Card, sheet
 from cl_augment._chain import Images, check_batch, rows_of
 from cl_augment._foreign import KorniaStage, as_stage
@@ -134,8 +134,8 @@ def _stage_cards(image: Tensor, stages: Sequence[Stage], params: Sequence[Params
         image = stage.replay(image if stage.reads_uint8 else as_float(image), drawn)
         if not isinstance(image, Tensor) or image.ndim != 4:
             got = tuple(image.shape) if isinstance(image, Tensor) else type(image).__name__
-            raise TypeError(f"{stage_name(stage)} must return images (n, c, h, w) to be shown, got {got}.")
-        cards.append(Card(stage_name(stage), image[0], caption(stage, drawn), faint=not applies(drawn)))
+            raise TypeError(f"{stage.label} must return images (n, c, h, w) to be shown, got {got}.")
+        cards.append(Card(stage.label, image[0], caption(stage, drawn), faint=not applies(drawn)))
     return cards
 
 

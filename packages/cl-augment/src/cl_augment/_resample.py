@@ -26,6 +26,18 @@ class Boxes(NamedTuple):
     width: Tensor
 
 
+def check_boxes(boxes: Boxes, images: Tensor) -> None:
+    """Raise ValueError unless there is a box within each image, where that is known without waiting for a device."""
+    n, _, height, width = images.shape
+    if len(boxes.top) != n:
+        raise ValueError(f"`params` must have a box for each of {n} images, got {len(boxes.top)}.")
+    if torch.compiler.is_compiling() or boxes.top.device.type != "cpu":
+        return
+    ends = torch.stack([height - boxes.top - boxes.height, width - boxes.left - boxes.width])
+    if bool((torch.cat([boxes.top, boxes.left, boxes.height - 1, boxes.width - 1, ends.flatten()]) < 0).any()):
+        raise ValueError(f"`params` must have boxes of at least a pixel within {height} x {width} pixels.")
+
+
 def _cubic(t: Tensor, a: float) -> Tensor:
     """Keys' cubic kernel, 1981, Eq. 4 for a = -0.5, at the distances `t`."""
     t = t.abs()

@@ -7,7 +7,7 @@ from torch.nn import functional
 
 from cl_augment._images import check_probability
 from cl_augment._keys import uniform
-from cl_augment._stage import Params, Stage, chosen_rows, per_image
+from cl_augment._stage import Params, Stage, change_chosen
 
 _FLOOR = 1e-6  # under the root, as Kornia has it: a finite slope where nothing changes
 
@@ -48,14 +48,7 @@ class Sobel(Stage, IntensityAugmentationBase2D):
 
     def replay(self, images: Tensor, params: Params, *, inplace: bool = False) -> Tensor:
         """Filter the chosen images."""
-        rows = chosen_rows(params)
-        if rows is None:
-            return torch.where(per_image(params["batch_prob"], images), sobel(images), images)
-        if len(rows) == len(images):
-            return sobel(images)
-        rows = rows.to(images.device, non_blocking=True)
-        edges = sobel(images.index_select(0, rows))
-        return (images if inplace else images.clone()).index_copy_(0, rows, edges)
+        return change_chosen(images, params, lambda part, rows: sobel(part), inplace=inplace)
 
     def extra_repr(self) -> str:
         """Hyperparameters, for printing."""

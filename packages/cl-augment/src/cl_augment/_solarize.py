@@ -6,7 +6,7 @@ from torch import Tensor
 
 from cl_augment._images import check_probability
 from cl_augment._keys import uniform
-from cl_augment._stage import Params, Stage, chosen_rows, per_image
+from cl_augment._stage import Params, Stage, change_chosen
 
 
 class Solarize(Stage, IntensityAugmentationBase2D):
@@ -39,14 +39,11 @@ class Solarize(Stage, IntensityAugmentationBase2D):
 
     def replay(self, images: Tensor, params: Params, *, inplace: bool = False) -> Tensor:
         """Solarise the chosen images."""
-        rows = chosen_rows(params)
-        if rows is None:
-            invert = per_image(params["batch_prob"], images) & (images >= self.threshold)
-            return torch.where(invert, 1 - images, images)
-        rows = rows.to(images.device, non_blocking=True)
-        part = images.index_select(0, rows)
-        solarised = torch.where(part >= self.threshold, 1 - part, part)
-        return (images if inplace else images.clone()).index_copy_(0, rows, solarised)
+
+        def solarise(part: Tensor, rows: Tensor | None) -> Tensor:
+            return torch.where(part >= self.threshold, 1 - part, part)
+
+        return change_chosen(images, params, solarise, inplace=inplace)
 
     def extra_repr(self) -> str:
         """Hyperparameters, for printing."""

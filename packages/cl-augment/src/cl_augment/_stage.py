@@ -1,5 +1,6 @@
 """A stage: draws its numbers from keys, and applies them; Kornia's containers can do both, too."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from cl_augment._keys import check_keys, random_keys
 # What a stage has drawn: tensors with a row for each image. "batch_prob" (bool) is which images it applies to, by the
 # name Kornia has for it.
 Params = dict[str, Tensor]
+Change = Callable[[Tensor, Tensor | None], Tensor]
 
 
 class Stage(nn.Module):
@@ -24,6 +26,8 @@ class Stage(nn.Module):
 
     p: float  # Kornia's name for the probability, by image, that the stage applies
     reads_uint8 = False  # whether `replay` takes bytes as they are
+    needs_shape = False  # whether `draw` minds the shape
+    takes_sizes = False  # whether `draw` minds that images are smaller than the batch they are padded to
     owns_result = True  # whether what `replay` returns, if not the images, is memory that nobody else holds
 
     def draw(self, keys: Tensor, shape: torch.Size, sizes: Tensor | None = None) -> Params:
@@ -52,6 +56,11 @@ class Stage(nn.Module):
             The images, changed.
         """
         raise NotImplementedError
+
+    @property
+    def label(self) -> str:
+        """What to call it before people."""
+        return type(self).__name__
 
     def shape_after(self, shape: torch.Size) -> torch.Size:
         """Shape of the output for a batch of this shape."""
@@ -94,7 +103,9 @@ class Stage(nn.Module):
     def forward_parameters(self, batch_shape: torch.Size) -> Params:
         """Kornia's: fresh draws for a batch (n, c, h, w), by the global generator of the CPU."""
         shape = torch.Size(batch_shape)
-        params = self.draw(random_keys(shape[0], device=torch.device("cpu")), shape)
+        same: bool = self.same_on_batch  # type: ignore[assignment]
+        keys = random_keys(1 if same else shape[0], device=torch.device("cpu"))
+        params = self.draw(keys.expand(shape[0]), shape)
         params.setdefault("batch_prob", torch.ones(shape[0], dtype=torch.bool))
         after = self.shape_after(shape)
         if after != shape:  # by this name Kornia's containers tell the stages behind it what size they will see
@@ -120,6 +131,29 @@ def chosen_rows(params: Params) -> Tensor | None:
     if torch.compiler.is_compiling() or chosen.device.type != "cpu":
         return None
     return chosen.nonzero().squeeze(1)
+
+
+def change_chosen(images: Tensor, params: Params, change: Change, *, inplace: bool) -> Tensor:
+    """The images with those that are chosen changed, only these being computed where the choice is known on the host.
+
+    Args:
+        images: Shape (n, c, h, w).
+        params: What was drawn; "batch_prob" is the choice.
+        change: `(images, rows) -> images`, new ones: some of the images and their numbers, None for all of them. One
+            channel stands for all.
+        inplace: Whether `images` may be overwritten.
+
+    Returns:
+        Shape of `images`.
+    """
+    rows = chosen_rows(params)
+    if rows is None:
+        return torch.where(per_image(params["batch_prob"], images), change(images, None), images)
+    if len(rows) == len(images):
+        return change(images, None).expand_as(images).contiguous()
+    rows = rows.to(images.device, non_blocking=True)
+    changed = change(images.index_select(0, rows), rows).expand(-1, images.shape[1], -1, -1)
+    return (images if inplace else images.clone()).index_copy_(0, rows, changed)
 
 
 def per_image(values: Tensor, images: Tensor) -> Tensor:

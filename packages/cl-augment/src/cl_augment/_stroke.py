@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cl_augment._keys import uniform
+from cl_augment._keys import check_keys, uniform
 
 
 class RandomStroke(nn.Module):
@@ -23,7 +23,8 @@ class RandomStroke(nn.Module):
         images (n, c, h, w) float in [0, 1], keys (n,) -> same shape.
 
     Raises:
-        ValueError: An argument is out of its range.
+        TypeError: On call, `keys` of another dtype.
+        ValueError: An argument is out of its range; on call, another number of `keys` than images.
     """
 
     def __init__(self, *, thickness: float = 0.5, gamma: float = 0.5, contrast: float = 0.3) -> None:
@@ -38,6 +39,7 @@ class RandomStroke(nn.Module):
 
     def forward(self, images: Tensor, keys: Tensor) -> Tensor:
         """Change the strokes of each image by its key."""
+        check_keys(keys, len(images))
         share, exponent, ink = (2 * uniform(keys, 3) - 1)[:, :, None, None, None].unbind(1)
         if self.thickness > 0:
             thick = functional.max_pool2d(images, 3, stride=1, padding=1)

@@ -1,14 +1,27 @@
 """Stages in a row make a view; two views make what a contrastive method compares."""
 
 from collections.abc import Sequence
+from types import FunctionType
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from cl_augment._chain import Finish, Images, Write, check_batch, draw_chain, run, shape_and_sizes, write_views
+from cl_augment._chain import (
+    Finish,
+    Images,
+    Make,
+    check_batch,
+    check_params,
+    check_sizes,
+    draw_chain,
+    full_precision,
+    make_views,
+    run,
+    shape_and_sizes,
+)
 from cl_augment._foreign import KorniaStage, as_stage
-from cl_augment._images import as_float, check_images, check_range
+from cl_augment._images import as_float
 from cl_augment._keys import check_keys, fold_in, random_keys
 from cl_augment._stage import Params, Stage
 
@@ -29,18 +42,34 @@ class Chains(nn.Module):
         stages = {id(module): as_stage(module) for chain in chains for module in chain}
         self.chains = nn.ModuleList(nn.ModuleList(stages[id(module)] for module in chain) for chain in chains)
         self.finish_with = Finish(mean, std, dtype, memory_format).checked()
-        self._write: Write = write_views
+        self._compiled: Make | None = None
+        self._options: dict[str, Any] | None = None
 
     def compile(self, **options: Any) -> None:
         """Compile what makes the views, in place, for chunks that fit the cache; draws and checks stay as they are.
 
         The quicker way on a CPU. On a GPU, `torch.compile(augment)` makes one graph of everything, draws included.
+        Another size of the images is compiled anew, up to eight times; their number and those of a list are not.
 
         Args:
-            options: Of `torch.compile`; by default `fullgraph=True, dynamic=False`: another size of the images or
-                number of them in a chunk is compiled anew.
+            options: Of `torch.compile`; by default `fullgraph=True`.
         """
-        self._write = torch.compile(write_views, **{"fullgraph": True, "dynamic": False, **options})
+        self._options, self._compiled = {"fullgraph": True, **options}, None
+
+    def _make(self, stages: Sequence[Stage], images: Tensor, params: Sequence[Params], finish: Finish) -> Tensor:
+        if self._options is None:
+            return make_views(stages, images, params, finish)
+        if self._compiled is None:
+            # Code of its own: the compiler counts by code how often it was compiled anew, and gives up at a limit.
+            own = FunctionType(make_views.__code__.replace(), make_views.__globals__)
+            self._compiled = torch.compile(own, **self._options)
+        for axis in (1, 2, 3):
+            torch._dynamo.mark_static(images, axis)
+        return self._compiled(stages, images, params, finish)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what is compiled, which cannot be pickled; a copy compiles anew."""
+        return {**super().__getstate__(), "_compiled": None}
 
     def stages(self) -> list[list[Stage]]:
         """The stages of each view, as they are applied."""
@@ -66,6 +95,8 @@ class Chains(nn.Module):
             the stage applies to.
         """
         check_keys(keys, len(images))
+        if sizes is not None and isinstance(images, Tensor):
+            check_sizes(sizes, images)
         shape, sizes = shape_and_sizes(images, sizes)
         if sizes is not None:
             sizes = sizes.to(keys.device, non_blocking=True)
@@ -88,7 +119,7 @@ class Chains(nn.Module):
         return self._run(images, self.draw(images, keys, sizes=sizes))
 
     def _run(self, images: Images, params: Sequence[Sequence[Params]]) -> Tensor:
-        return run(self.stages(), [images] * len(self.chains), params, self.finish_with, self._write)
+        return run(self.stages(), [images] * len(self.chains), params, self.finish_with, self._make)
 
 
 class TwoViewAugment(Chains):
@@ -142,35 +173,59 @@ class TwoViewAugment(Chains):
         sizes: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Two views of each image."""
+        """Two views of each image, the halves of one tensor: `torch.save` of one writes both, unless it is cloned."""
         view_a, view_b = self.stacked(images, keys, sizes=sizes, generator=generator).chunk(2)
         return view_a, view_b
 
     def replay(self, images: Images, params: Sequence[Sequence[Params]]) -> tuple[Tensor, Tensor]:
         """The views that `params`, from `draw`, describe: those of the call with the same keys."""
         check_batch(images, None)
+        check_params(params, self.stages(), len(images))
         view_a, view_b = self._run(images, params).chunk(2)
         return view_a, view_b
 
     def cut(self, images: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
-        """The first stage of both views: images (n, c, h, w) -> two of (n, c, size, size)."""
-        check_images(images)
-        check_range(images)
+        """The first stage of both views, for images that cannot be stacked before they are cut.
+
+        Args:
+            images: uint8 or float in [0, 1], shape (n, c, h, w), such as one image of a file, n = 1.
+            keys: Keys, int64, shape (n,).
+
+        Returns:
+            Two of (n, c, size, size), float32, or float64 for float64.
+
+        Raises:
+            TypeError: `images` or `keys` have another dtype.
+            ValueError: `images` or `keys` have another shape, or `images` leave [0, 1].
+        """
+        check_batch(images, None)
         check_keys(keys, len(images))
         cuts = []
         for view, (stage, *_) in enumerate(self.stages()):
-            source = images if stage.reads_uint8 else as_float(images)
+            source = full_precision(images) if stage.reads_uint8 else as_float(full_precision(images))
             cuts.append(stage.replay(source, stage.draw(fold_in(fold_in(keys, view), 0), images.shape)))
         return cuts[0], cuts[1]
 
     def finish(self, cuts: tuple[Tensor, Tensor], keys: Tensor) -> tuple[Tensor, Tensor]:
-        """The other stages of both views, shapes unchanged."""
+        """The other stages of both views, on any device.
+
+        Args:
+            cuts: What `cut` returned, or rows of several of its results.
+            keys: The keys of those rows, int64, shape (n,).
+
+        Returns:
+            Two views (n, c, size, size), in the dtype of the cuts unless `dtype` says otherwise.
+
+        Raises:
+            TypeError: `keys` have another dtype.
+            ValueError: `keys` have another shape.
+        """
         check_keys(keys, len(cuts[0]))
         chains = [stages[1:] for stages in self.stages()]
         params = [
             draw_chain(stages, fold_in(keys, view), cuts[view].shape, first=1) for view, stages in enumerate(chains)
         ]
-        view_a, view_b = run(chains, cuts, params, self.finish_with, self._write).chunk(2)
+        view_a, view_b = run(chains, cuts, params, self.finish_with, self._make).chunk(2)
         return view_a, view_b
 
 

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cl_augment._images import as_float, check_size
-from cl_augment._keys import uniform
+from cl_augment._images import as_float, check_range, check_size
+from cl_augment._keys import check_keys, uniform
 
 
 class RandomWarp(nn.Module):
@@ -32,7 +32,8 @@ class RandomWarp(nn.Module):
         images (n, c, h, w), uint8 or float in [0, 1], keys (n,) -> (n, c, size, size), float in [0, 1].
 
     Raises:
-        ValueError: An argument is out of its range.
+        TypeError: On call, `images` or `keys` of another dtype.
+        ValueError: An argument is out of its range; on call, `images` outside [0, 1], or another number of `keys`.
     """
 
     _GRID = 4
@@ -52,14 +53,16 @@ class RandomWarp(nn.Module):
         if not 0 < scale[0] <= scale[1]:
             raise ValueError(f"`scale` must be an increasing pair above 0, got {scale}.")
         for name, value in {"degrees": degrees, "shear": shear, "shift": shift, "elastic": elastic}.items():
-            if value < 0:
-                raise ValueError(f"`{name}` must be at least 0, got {value}.")
+            if not 0 <= value < math.inf:
+                raise ValueError(f"`{name}` must be at least 0 and finite, got {value}.")
         self.size, self.scale, self.degrees, self.shear = size, scale, degrees, shear
         self.shift, self.elastic = shift, elastic
 
     def forward(self, images: Tensor, keys: Tensor) -> Tensor:
         """Warp each image by its key."""
         images = as_float(images)
+        check_range(images)
+        check_keys(keys, len(images))
         n = len(images)
         if n == 0:  # which affine_grid refuses
             return images.new_empty(0, images.shape[1], self.size, self.size)
