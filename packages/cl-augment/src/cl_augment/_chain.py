@@ -19,8 +19,9 @@ Images = Tensor | Sequence[Tensor]
 
 # Bytes of the images and of their views that are worked on at a time. On a CPU what one stage leaves must still be in
 # the cache when the next comes; on a GPU the limit only bounds the memory of what lies between.
-_CHUNK_BYTES = {"cpu": 4 << 20}
+_CHUNK_BYTES = {"cpu": 13 << 19}
 _CHUNK_BYTES_ELSEWHERE = 1 << 28
+_CHUNK_IMAGES = {"cpu": 256}  # of small images, more would only take more memory
 
 
 def check_batch(images: Images, sizes: Tensor | None) -> None:
@@ -180,7 +181,7 @@ class Make(Protocol):
 
 def make_views(stages: Sequence[Stage], images: Tensor, params: Sequence[Params], finish: Finish) -> Tensor:
     """The views of these images, but for their dtype and order in memory."""
-    return finish.apply(replay_chain(stages, images, params))
+    return finish.apply(replay_chain(stages, images, params)).contiguous()
 
 
 def run(
@@ -229,21 +230,35 @@ def run(
 
 
 def chunks(source: torch.Size, device: torch.device) -> list[slice]:
-    """Which images to work on at a time, so that what stages hand on stays in the cache: slices of one length or two.
+    """Which images to work on at a time, so that what stages hand on stays in the cache.
 
-    All at once in code that is being compiled: a graph per chunk would grow with the batch.
+    Slices of a power of two, less what is left at the end, as each length is compiled by itself. All at once in code
+    that is being compiled as a whole: a graph per chunk would grow with the batch.
     """
     n = source[0]
-    limit = _CHUNK_BYTES.get(device.type, _CHUNK_BYTES_ELSEWHERE)
-    most = max(1, limit // (4 * source[1:].numel()))
-    count = 1 if torch.compiler.is_compiling() else max(1, -(-n // most))
-    length = max(1, -(-n // count))
+    if torch.compiler.is_compiling():
+        return [slice(0, n)]
+    limit = _CHUNK_BYTES.get(device.type, _CHUNK_BYTES_ELSEWHERE) // (4 * source[1:].numel())
+    length = 1 << max(1, min(limit, _CHUNK_IMAGES.get(device.type, n))).bit_length() - 1
     return [slice(start, min(start + length, n)) for start in range(0, max(n, 1), length)]
 
 
 def rows_of(params: Sequence[Params], rows: slice) -> list[Params]:
     """The parameters of some of the images."""
     return [{name: values[rows] for name, values in drawn.items()} for drawn in params]
+
+
+def padded(images: Tensor, params: Sequence[Params]) -> tuple[Tensor, Sequence[Params]]:
+    """The last image, and what was drawn for it, repeated until there are a power of two."""
+    n = len(images)
+    rest = (1 << max(n - 1, 0).bit_length()) - n
+    if rest == 0 or n == 0:
+        return images, params
+
+    def repeat(values: Tensor) -> Tensor:
+        return torch.cat([values, values[-1:].expand(rest, *values.shape[1:])])
+
+    return repeat(images), [{name: repeat(values) for name, values in drawn.items()} for drawn in params]
 
 
 def batch_of(images: Images, rows: slice) -> Tensor:

@@ -171,5 +171,8 @@ def crop_resize(
     # Columns first, as rows of the transposed image: one copy converts and transposes.
     columns = torch.empty(n, c, w, h, dtype=dtype, device=images.device).copy_(images.transpose(2, 3))
     narrow = mix_rows(columns.view(n * c, w, h), x_index, x_weights)
-    views = mix_rows(narrow.transpose(1, 2).contiguous(), y_index, y_weights).view(n, c, size, size)
+    del columns
+    rows = narrow.transpose(1, 2).contiguous()
+    del narrow
+    views = mix_rows(rows, y_index, y_weights).view(n, c, size, size)
     return views if images.dtype == torch.uint8 else views.to(images.dtype)

@@ -17,6 +17,7 @@ from cl_augment._chain import (
     draw_chain,
     full_precision,
     make_views,
+    padded,
     run,
     shape_and_sizes,
 )
@@ -42,34 +43,37 @@ class Chains(nn.Module):
         stages = {id(module): as_stage(module) for chain in chains for module in chain}
         self.chains = nn.ModuleList(nn.ModuleList(stages[id(module)] for module in chain) for chain in chains)
         self.finish_with = Finish(mean, std, dtype, memory_format).checked()
-        self._compiled: Make | None = None
+        self._compiled: dict[tuple[int, ...], Make] = {}
         self._options: dict[str, Any] | None = None
 
     def compile(self, **options: Any) -> None:
         """Compile what makes the views, in place, for chunks that fit the cache; draws and checks stay as they are.
 
         The quicker way on a CPU. On a GPU, `torch.compile(augment)` makes one graph of everything, draws included.
-        Another size of the images is compiled anew, up to eight times; their number and those of a list are not.
+        Another size of the images is compiled anew, and so is another number of them up to a chunk, rounded up to a
+        power of two; torch gives up at the ninth. Those of a list are cut first, without being compiled.
 
         Args:
-            options: Of `torch.compile`; by default `fullgraph=True`.
+            options: Of `torch.compile`; by default `fullgraph=True, dynamic=False`: kernels for any number of images
+                are half as fast.
         """
-        self._options, self._compiled = {"fullgraph": True, **options}, None
+        self._options, self._compiled = {"fullgraph": True, "dynamic": False, **options}, {}
 
     def _make(self, stages: Sequence[Stage], images: Tensor, params: Sequence[Params], finish: Finish) -> Tensor:
         if self._options is None:
             return make_views(stages, images, params, finish)
-        if self._compiled is None:
+        place = tuple(map(id, stages))
+        if place not in self._compiled:
             # Code of its own: the compiler counts by code how often it was compiled anew, and gives up at a limit.
             own = FunctionType(make_views.__code__.replace(), make_views.__globals__)
-            self._compiled = torch.compile(own, **self._options)
-        for axis in (1, 2, 3):
-            torch._dynamo.mark_static(images, axis)
-        return self._compiled(stages, images, params, finish)
+            self._compiled[place] = torch.compile(own, **self._options)
+        n = len(images)
+        images, params = padded(images, params)
+        return self._compiled[place](stages, images, params, finish)[:n]
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what is compiled, which cannot be pickled; a copy compiles anew."""
-        return {**super().__getstate__(), "_compiled": None}
+        return {**super().__getstate__(), "_compiled": {}}
 
     def stages(self) -> list[list[Stage]]:
         """The stages of each view, as they are applied."""
