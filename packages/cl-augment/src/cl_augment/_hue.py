@@ -36,5 +36,5 @@ def shift_hue(planes: Sequence[Tensor], shift: Tensor) -> list[Tensor]:
     turned = []
     for least in (_CYAN, _MAGENTA, _YELLOW):
         share = (hue - least).abs_().sub_(1 / 2).abs_().clamp_(1 / 6, 1 / 3)
-        turned.append(torch.addcmul(most, sixfold, share, value=-1).clamp_(min=0))  # rounding may pass 0
+        turned.append(torch.addcmul(most, sixfold, share, value=-1).clamp_(0, 1))  # rounding may pass both
     return turned
