@@ -1,6 +1,7 @@
 """Stages that are not ours: modules called as `stage(images, keys)`, and Kornia's augmentations."""
 
 from itertools import chain
+from typing import Any
 
 import torch
 from kornia.augmentation import AugmentationBase2D
@@ -30,9 +31,10 @@ def as_stage(module: nn.Module) -> Stage:
     return KeyedStage(module)
 
 
-class KeyedStage(Stage):
-    """A module called as `stage(images, keys)`, which draws by itself: its drawn parameters are its keys."""
+class ForeignStage(Stage):
+    """A module that is not ours. Abstract."""
 
+    module: Any  # a module, with what its class has beyond one
     owns_result = False
 
     def __init__(self, module: nn.Module) -> None:
@@ -40,24 +42,15 @@ class KeyedStage(Stage):
         self.module = module
         self._after: dict[torch.Size, torch.Size] = {}
 
-    def draw(self, keys: Tensor, shape: torch.Size, sizes: Tensor | None = None) -> Params:
-        """The "keys"."""
-        return {"keys": keys}
-
-    def replay(self, images: Tensor, params: Params, *, inplace: bool = False) -> Tensor:
-        """Call the module."""
-        # a copy: what a module of the caller's does to its argument must not reach the images or another view
-        images = as_float(images) if inplace or images.dtype == torch.uint8 else images.clone()
-        result: Tensor = self.module(images, params["keys"].to(images.device, non_blocking=True))
-        return result
+    def call_once(self, shape: torch.Size) -> Tensor:
+        """What it makes of a black image (1, c, h, w)."""
+        raise NotImplementedError
 
     def shape_after(self, shape: torch.Size) -> torch.Size:
         """What one black image becomes, once for each shape."""
         one = torch.Size([1, *shape[1:]])
         if one not in self._after:
-            held = next(chain(self.module.parameters(), self.module.buffers()), torch.empty(0))
-            image = torch.zeros(one, device=held.device)
-            self._after[one] = self.module(image, torch.zeros(1, dtype=torch.int64, device=held.device)).shape
+            self._after[one] = self.call_once(one).shape
         return torch.Size([shape[0], *self._after[one][1:]])
 
     @property
@@ -70,6 +63,28 @@ class KeyedStage(Stage):
         return repr(self.module)
 
 
+class KeyedStage(ForeignStage):
+    """A module called as `stage(images, keys)`, which draws by itself: its drawn parameters are its keys."""
+
+    def draw(self, keys: Tensor, shape: torch.Size, sizes: Tensor | None = None) -> Params:
+        """The "keys"."""
+        return {"keys": keys}
+
+    def replay(self, images: Tensor, params: Params, *, inplace: bool = False) -> Tensor:
+        """Call the module."""
+        # a copy: what a module of the caller's does to its argument must not reach the images or another view
+        images = as_float(images) if inplace or images.dtype == torch.uint8 else images.clone()
+        result: Tensor = self.module(images, params["keys"].to(images.device, non_blocking=True))
+        return result
+
+    def call_once(self, shape: torch.Size) -> Tensor:
+        """Where the module's parameters are, if it has any."""
+        held = next(chain(self.module.parameters(), self.module.buffers()), torch.empty(0))
+        key = torch.zeros(1, dtype=torch.int64, device=held.device)
+        result: Tensor = self.module(torch.zeros(shape, device=held.device), key)
+        return result
+
+
 def _equal(one: Params, other: Params) -> bool:
     return all(torch.equal(value, other[name]) for name, value in one.items())
 
@@ -80,7 +95,7 @@ def _numbers_rows(values: Tensor) -> bool:
     return values.numel() > 0 and bool((rows == values.reshape(len(values), -1).T).all())
 
 
-class KorniaStage(Stage):
+class KorniaStage(ForeignStage):
     """An augmentation of Kornia's with its parameters drawn for each image from its key.
 
     Kornia draws from torch's global generator. For each image that generator is seeded by the image's key, asked for
@@ -101,14 +116,11 @@ class KorniaStage(Stage):
     """
 
     needs_shape = True
-    owns_result = False
 
     def __init__(self, module: nn.Module) -> None:
-        super().__init__()
+        super().__init__(module)
         if not isinstance(module, AugmentationBase2D):
             raise TypeError(f"`module` must be an augmentation of Kornia's, got {type(module).__name__}.")
-        self.module = module
-        self._after: dict[torch.Size, torch.Size] = {}
 
     def draw(self, keys: Tensor, shape: torch.Size, sizes: Tensor | None = None) -> Params:
         """What Kornia calls the parameters."""
@@ -178,18 +190,6 @@ class KorniaStage(Stage):
             )
         return result
 
-    def shape_after(self, shape: torch.Size) -> torch.Size:
-        """What one black image becomes, once for each shape."""
-        one = torch.Size([1, *shape[1:]])
-        if one not in self._after:
-            self._after[one] = self._call(torch.zeros(one), self._draw(0, one)).shape
-        return torch.Size([shape[0], *self._after[one][1:]])
-
-    @property
-    def label(self) -> str:
-        """The module's."""
-        return type(self.module).__name__
-
-    def extra_repr(self) -> str:
-        """The module."""
-        return repr(self.module)
+    def call_once(self, shape: torch.Size) -> Tensor:
+        """By the parameters of seed 0."""
+        return self._call(torch.zeros(shape), self._draw(0, shape))
