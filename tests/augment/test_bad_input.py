@@ -200,6 +200,8 @@ def test_lists_of_another_dtype_are_refused():
 def test_sizes_beside_a_list_are_refused():
     with says(ValueError, "`sizes` belongs to a padded batch; the images of a list know their own."):
         SimCLRAugment(16)(list(images()), some_keys(), sizes=torch.full((4, 2), 9))
+    with says(ValueError, "`sizes` belongs to a padded batch; the images of a list know their own."):
+        SimCLRAugment(16).draw(list(images()), some_keys(), sizes=torch.full((4, 2), 9))
 
 
 @pytest.mark.parametrize(

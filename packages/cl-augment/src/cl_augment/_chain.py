@@ -24,21 +24,17 @@ _CHUNK_BYTES_ELSEWHERE = 1 << 28
 _CHUNK_IMAGES = {"cpu": 256}  # of small images, more would only take more memory
 
 
-def check_batch(images: Images, sizes: Tensor | None) -> None:
+def check_batch(images: Images) -> None:
     """Raise unless these are images that can be augmented.
 
     Raises:
         TypeError: Another type or dtype.
-        ValueError: Another shape, values outside [0, 1], or `sizes` that do not fit.
+        ValueError: Another shape, or values outside [0, 1].
     """
     if isinstance(images, Tensor):
         check_images(images)
         check_range(images)
-        if sizes is not None:
-            check_sizes(sizes, images)
         return
-    if sizes is not None:
-        raise ValueError("`sizes` belongs to a padded batch; the images of a list know their own.")
     if not isinstance(images, Sequence):
         raise TypeError(f"`images` must be a tensor or a list of tensors, got {type(images).__name__}.")
     if not images:
@@ -57,7 +53,10 @@ def check_batch(images: Images, sizes: Tensor | None) -> None:
         check_range(image)
 
 
-def check_sizes(sizes: Tensor, images: Tensor) -> None:
+def check_sizes(sizes: Tensor, images: Images) -> None:
+    """Raise unless `sizes` are those of the images of a padded batch."""
+    if not isinstance(images, Tensor):
+        raise ValueError("`sizes` belongs to a padded batch; the images of a list know their own.")
     n, _, height, width = images.shape
     if not isinstance(sizes, Tensor):
         raise TypeError(f"`sizes` must be a tensor, got {type(sizes).__name__}.")

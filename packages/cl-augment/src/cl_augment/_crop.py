@@ -10,7 +10,7 @@ from torch import Tensor
 from cl_augment._images import check_probability, check_size
 from cl_augment._keys import uniform
 from cl_augment._resample import Boxes, Interpolation, check_boxes, crop_resize
-from cl_augment._stage import Params, Stage
+from cl_augment._stage import Params, Stage, whole_images
 
 _TRIES = 10
 
@@ -102,9 +102,7 @@ class RandomResizedCropFlip(Stage, GeometricAugmentationBase2D):
     def draw(self, keys: Tensor, shape: torch.Size, sizes: Tensor | None = None) -> Params:
         """Boxes "top", "left", "height", "width" in pixels and whether to "flip"."""
         u = uniform(keys, 2 * _TRIES + 3)
-        if sizes is None:
-            # writes the numbers on the device; a tensor made of a list would be copied there and wait
-            sizes = torch.stack([torch.full_like(keys, shape[2]), torch.full_like(keys, shape[3])], dim=1)
+        sizes = whole_images(keys, shape) if sizes is None else sizes
         boxes = random_boxes(u, sizes, scale=self.scale, ratio=self.ratio)
         return {**boxes._asdict(), "flip": u[:, -1] < self.flip}
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from cl_augment._chain import Images, check_batch
 from cl_augment._images import as_float, check_size
 from cl_augment._resample import Boxes, crop_resize
-from cl_augment._stage import Params, Stage
+from cl_augment._stage import Params, Stage, whole_images
 from cl_augment._views import Chains
 
 
@@ -23,8 +23,7 @@ class CentreCrop(Stage):
 
     def draw(self, keys: Tensor, shape: torch.Size, sizes: Tensor | None = None) -> Params:
         """Boxes "top", "left", "height", "width" in pixels, by the authors' rounding of the offset."""
-        if sizes is None:
-            sizes = torch.stack([torch.full_like(keys, shape[2]), torch.full_like(keys, shape[3])], dim=1)
+        sizes = whole_images(keys, shape) if sizes is None else sizes
         # float64, as in Python: 0.875 of 100 px rounds to the even 88
         side = torch.round(self.crop * sizes.amin(dim=1).double()).long().clamp(min=1)
         height, width = sizes.unbind(1)
@@ -92,9 +91,9 @@ class EvalTransform(Chains):
     def forward(self, images: Images, keys: Tensor | None = None, *, sizes: Tensor | None = None) -> Tensor:
         """The centre of each image."""
         del keys
-        check_batch(images, sizes)
-        whole = self.crop == 1 and isinstance(images, Tensor) and images.shape[2:] == (self.size, self.size)
-        if whole and isinstance(images, Tensor) and sizes is None:  # nothing to resize: bytes are divided by 255
+        check_batch(images)
+        fits = isinstance(images, Tensor) and images.shape[2:] == (self.size, self.size)
+        if isinstance(images, Tensor) and fits and self.crop == 1 and sizes is None:  # nothing to resize
             view = self.finish_with.apply(as_float(images))
             return view.to(self.finish_with.dtype, memory_format=self.finish_with.memory_format, copy=True)
         device = images.device if isinstance(images, Tensor) else images[0].device

@@ -2,12 +2,10 @@
 
 from collections.abc import Sequence
 
-import torch
 from kornia.augmentation import IntensityAugmentationBase2D
 from torch import Tensor
 
 from cl_augment._images import check_probability
-from cl_augment._keys import uniform
 from cl_augment._stage import Params, Stage, change_chosen
 
 _LUMA = (0.2989, 0.587, 0.114)  # torchvision's weights of red, green, blue; ITU-R BT.601
@@ -47,10 +45,6 @@ class RandomGrayscale(Stage, IntensityAugmentationBase2D):
     def __init__(self, p: float = 0.2) -> None:
         super().__init__(p=p)
         check_probability(p)
-
-    def draw(self, keys: Tensor, shape: torch.Size, sizes: Tensor | None = None) -> Params:
-        """Which images become grey, "batch_prob"."""
-        return {"batch_prob": uniform(keys, 1)[:, 0] < self.p}
 
     def replay(self, images: Tensor, params: Params, *, inplace: bool = False) -> Tensor:
         """Make the chosen images grey."""

@@ -45,9 +45,9 @@ def _jitter_chosen(images: Tensor, params: Params, *, inplace: bool, turns: bool
     place hue has in their order: then those with blends to do before it, or after it, lie side by side.
     """
     chosen, order = params["batch_prob"], params["order"]
-    place = (order == HUE).to(torch.uint8).argmax(dim=1)
-    rows = torch.where(chosen, place, 4).argsort(stable=True)
-    counts = torch.bincount(torch.where(chosen, place, 4), minlength=5).tolist()
+    place = torch.where(chosen, (order == HUE).to(torch.uint8).argmax(dim=1), 4)
+    rows = place.argsort(stable=True)
+    counts = torch.bincount(place, minlength=5).tolist()
     rows = rows[: sum(counts[:4])]
     order, factors, shift = order[rows], _factors(params)[rows], params["hue"][rows]
     rows = rows.to(images.device, non_blocking=True)

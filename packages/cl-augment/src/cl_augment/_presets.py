@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from cl_augment._blur import GaussianBlur
-from cl_augment._chain import Images, check_batch, check_params
+from cl_augment._chain import Images
 from cl_augment._crop import RandomResizedCropFlip
 from cl_augment._grey import RandomGrayscale
 from cl_augment._jitter import ColorJitter
@@ -180,6 +180,4 @@ class LinearEvalAugment(Chains):
 
     def replay(self, images: Images, params: Sequence[Sequence[Params]]) -> Tensor:
         """The view that `params`, from `draw`, describe: that of the call with the same keys."""
-        check_batch(images, None)
-        check_params(params, self.stages(), len(images))
-        return self._run(images, params)
+        return self.restacked(images, params)

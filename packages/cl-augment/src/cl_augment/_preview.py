@@ -74,7 +74,7 @@ def preview(
 
 
 def _check(images: Images, augment: nn.Module, *, rows: int, size: int | None, file: Path | None) -> None:
-    check_batch(images, None)
+    check_batch(images)
     if len(images) == 0:
         raise ValueError("`images` must hold at least one image, got none.")
     if not isinstance(augment, nn.Module):

@@ -6,7 +6,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from cl_augment._images import check_probability
-from cl_augment._keys import uniform
 from cl_augment._stage import Params, Stage, change_chosen
 
 _FLOOR = 1e-6  # under the root, as Kornia has it: a finite slope where nothing changes
@@ -41,10 +40,6 @@ class Sobel(Stage, IntensityAugmentationBase2D):
     def __init__(self, p: float = 1.0) -> None:
         super().__init__(p=p)
         check_probability(p)
-
-    def draw(self, keys: Tensor, shape: torch.Size, sizes: Tensor | None = None) -> Params:
-        """Which images to filter, "batch_prob"."""
-        return {"batch_prob": uniform(keys, 1)[:, 0] < self.p}
 
     def replay(self, images: Tensor, params: Params, *, inplace: bool = False) -> Tensor:
         """Filter the chosen images."""

@@ -5,7 +5,6 @@ from kornia.augmentation import IntensityAugmentationBase2D
 from torch import Tensor
 
 from cl_augment._images import check_probability
-from cl_augment._keys import uniform
 from cl_augment._stage import Params, Stage, change_chosen
 
 
@@ -32,10 +31,6 @@ class Solarize(Stage, IntensityAugmentationBase2D):
         if not 0 <= threshold <= 1:
             raise ValueError(f"`threshold` must be in [0, 1], got {threshold}.")
         self.threshold = threshold
-
-    def draw(self, keys: Tensor, shape: torch.Size, sizes: Tensor | None = None) -> Params:
-        """Which images to solarise, "batch_prob"."""
-        return {"batch_prob": uniform(keys, 1)[:, 0] < self.p}
 
     def replay(self, images: Tensor, params: Params, *, inplace: bool = False) -> Tensor:
         """Solarise the chosen images."""

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from cl_augment._images import as_float, check_images, check_range
-from cl_augment._keys import check_keys, random_keys
+from cl_augment._keys import check_keys, random_keys, uniform
 
 # What a stage has drawn: tensors with a row for each image. "batch_prob" (bool) is which images it applies to, by the
 # name Kornia has for it.
@@ -31,7 +31,7 @@ class Stage(nn.Module):
     owns_result = True  # whether what `replay` returns, if not the images, is memory that nobody else holds
 
     def draw(self, keys: Tensor, shape: torch.Size, sizes: Tensor | None = None) -> Params:
-        """What is random, one row for each key.
+        """What is random, one row for each key: unless a stage draws more, "batch_prob", which images it changes.
 
         Args:
             keys: Keys, int64, shape (n,).
@@ -41,7 +41,7 @@ class Stage(nn.Module):
         Returns:
             Tensors of n rows, on the device of `keys`.
         """
-        raise NotImplementedError
+        return {"batch_prob": uniform(keys, 1)[:, 0] < self.p}
 
     def replay(self, images: Tensor, params: Params, *, inplace: bool = False) -> Tensor:
         """The operation, as drawn.
@@ -120,6 +120,12 @@ class Stage(nn.Module):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.extra_repr()})"
+
+
+def whole_images(keys: Tensor, shape: torch.Size) -> Tensor:
+    """Height and width of each image of a batch that is not padded, int64, (n, 2), on the device of `keys`."""
+    # writes the numbers on the device; a tensor made of a list would be copied there and wait
+    return torch.stack([torch.full_like(keys, extent) for extent in shape[2:]], dim=1)
 
 
 def chosen_rows(params: Params) -> Tensor | None:

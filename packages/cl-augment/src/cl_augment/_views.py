@@ -99,7 +99,7 @@ class Chains(nn.Module):
             the stage applies to.
         """
         check_keys(keys, len(images))
-        if sizes is not None and isinstance(images, Tensor):
+        if sizes is not None:
             check_sizes(sizes, images)
         shape, sizes = shape_and_sizes(images, sizes)
         if sizes is not None:
@@ -117,10 +117,16 @@ class Chains(nn.Module):
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """The views of a call below each other, first those of the first chain: (views n, c, size, size)."""
-        check_batch(images, sizes)
+        check_batch(images)
         if keys is None:
             keys = self.fresh_keys(images, generator)
         return self._run(images, self.draw(images, keys, sizes=sizes))
+
+    def restacked(self, images: Images, params: Sequence[Sequence[Params]]) -> Tensor:
+        """The views that `params` describe, below each other."""
+        check_batch(images)
+        check_params(params, self.stages(), len(images))
+        return self._run(images, params)
 
     def _run(self, images: Images, params: Sequence[Sequence[Params]]) -> Tensor:
         return run(self.stages(), [images] * len(self.chains), params, self.finish_with, self._make)
@@ -183,9 +189,7 @@ class TwoViewAugment(Chains):
 
     def replay(self, images: Images, params: Sequence[Sequence[Params]]) -> tuple[Tensor, Tensor]:
         """The views that `params`, from `draw`, describe: those of the call with the same keys."""
-        check_batch(images, None)
-        check_params(params, self.stages(), len(images))
-        view_a, view_b = self._run(images, params).chunk(2)
+        view_a, view_b = self.restacked(images, params).chunk(2)
         return view_a, view_b
 
     def cut(self, images: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
@@ -202,7 +206,7 @@ class TwoViewAugment(Chains):
             TypeError: `images` or `keys` have another dtype.
             ValueError: `images` or `keys` have another shape, or `images` leave [0, 1].
         """
-        check_batch(images, None)
+        check_batch(images)
         check_keys(keys, len(images))
         cuts = []
         for view, (stage, *_) in enumerate(self.stages()):
