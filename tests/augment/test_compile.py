@@ -86,12 +86,26 @@ def test_compile_hands_its_options_to_torch(monkeypatch):
     assert seen == {"fullgraph": True, "dynamic": False, "mode": "max-autotune"}
 
 
-def test_any_number_of_images_and_of_augmentations_is_compiled_a_few_times_only():
-    """The compiler gives up after 8 times, which `fullgraph` makes an error."""
+def test_numbers_of_images_are_compiled_by_powers_of_two():
+    compiled = []
+
+    def backend(graph, inputs):
+        compiled.append(graph)
+        return graph.forward
+
+    augment = LinearEvalAugment(8)
+    augment.compile(backend=backend)
+    for n in (5, 6, 8, 7, 3, 4):
+        augment(images(n), some_keys(n))
+    assert len(compiled) == 2
+
+
+def test_augmentations_do_not_use_up_each_others_compilations():
+    """The compiler gives up on a function after 8 times, which `fullgraph` makes an error."""
     for size in (8, 10, 12):
         augment = BYOLAugment(size)
         augment.compile(backend="eager")
-        for n in (4, 5, 6, 7, 8):
+        for n in (4, 8):
             augment(images(n), some_keys(n))
 
 
