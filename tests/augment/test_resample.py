@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from cl_augment._resample import Boxes, crop_resize
+from cl_augment._resample import Boxes, axis_taps, crop_resize
 from torch import Tensor
 from torch.testing import assert_close
 from torchvision.transforms import InterpolationMode
@@ -201,6 +201,19 @@ def test_crop_resize_treats_channels_alike(channels):
     batch = images(c=channels)
     alone = [crops(batch[:, c : c + 1], interpolation="bicubic") for c in range(channels)]
     assert_bit_equal(crops(batch, interpolation="bicubic"), torch.cat(alone, dim=1))
+
+
+@INTERPOLATIONS
+@ANTIALIAS
+def test_weights_do_not_depend_on_how_wide_the_other_images_are(interpolation, antialias):
+    """Bit for bit: what a wide image adds to the tables of the others is weights of 0."""
+    start, length = torch.tensor([3, 0, 1]), torch.tensor([41, 44, 20])
+    rules = {"mirror": None, "size": 32, "interpolation": interpolation, "antialias": antialias, "dtype": torch.float32}
+    _, weights = axis_taps(start, length, extent=44, **rules)
+    for extent in (50, 200, 1200):
+        _, more = axis_taps(start, length, extent=extent, **rules)
+        assert_bit_equal(more[:, :, : weights.shape[2]], weights)
+        assert (more[:, :, weights.shape[2] :] == 0).all()
 
 
 def test_crop_resize_of_no_image_is_no_view():

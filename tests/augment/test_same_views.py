@@ -107,7 +107,7 @@ def test_views_are_the_same_among_other_images(case):
 
 
 def test_views_are_the_same_beside_larger_images_of_a_list(chunk_length):
-    sizes = [(40, 44), (90, 30), (33, 1200), (64, 64), (12, 9)]
+    sizes = [(40, 44), (90, 30), (33, 120), (64, 64), (12, 9)]
     pick = torch.Generator().manual_seed(0)
     batch = [torch.randint(0, 256, (3, *size), dtype=torch.uint8, generator=pick) for size in sizes]
     keys, augment = sample_keys(torch.arange(5), seed=0, epoch=0), SimCLRAugment(32, blur=True)
