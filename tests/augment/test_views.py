@@ -360,6 +360,24 @@ def test_the_views_may_have_stages_of_their_own():
     assert (view_b[:, 0] - view_b[:, 2]).abs().max() > 0.1
 
 
+def test_what_a_module_returns_is_its_own():
+    """It may keep it: the stages behind it change a copy."""
+
+    class Returns(nn.Module):
+        def __init__(self, kept: Tensor) -> None:
+            super().__init__()
+            self.kept = kept
+
+        def forward(self, images: Tensor, keys: Tensor) -> Tensor:
+            return self.kept[: len(images)]
+
+    kept = images(h=16, w=16) / 255
+    augment = TwoViews(RandomResizedCropFlip(16), Returns(kept), Solarize(0.5), ColorJitter(0.5), RandomGrayscale(0.5))
+    before = kept.clone()
+    augment(images(), some_keys())
+    assert torch.equal(kept, before)
+
+
 def test_any_module_of_images_and_keys_is_a_stage():
     class Inverse(nn.Module):
         def forward(self, batch: Tensor, keys: Tensor) -> Tensor:
