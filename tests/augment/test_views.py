@@ -360,6 +360,14 @@ def test_the_views_may_have_stages_of_their_own():
     assert (view_b[:, 0] - view_b[:, 2]).abs().max() > 0.1
 
 
+def test_augmenting_leaves_the_images_alone_when_no_crop_copies_them():
+    batch = images() / 255
+    before = batch.clone()
+    TwoViews(ColorJitter(0.5), RandomGrayscale(0.5))(batch, some_keys())
+    SimCLRAugment(40).finish((batch, batch), some_keys())
+    assert torch.equal(batch, before)
+
+
 def test_what_a_module_returns_is_its_own():
     """It may keep it: the stages behind it change a copy."""
 
