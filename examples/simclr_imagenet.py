@@ -10,6 +10,8 @@ One process, many, or many machines differ by this line only:
     accelerate launch --multi_gpu --num_machines 2 --num_processes 16 --machine_rank RANK --main_process_ip HOST \
         --main_process_port 29500 examples/simclr_imagenet.py --data DIR
 
+`--encoder timm:NAME` pretrains a network of timm's, such as timm:vit_tiny_patch16_224, from scratch at --image-size.
+
 The step (views, one forward of both, loss) is cl_train/_step.py, with the method in cl_train/_simclr.py.
 
 Where this differs from the authors' code: an epoch ends with its last whole batch, so ImageNet takes 31,200 steps, not
@@ -19,7 +21,9 @@ of two means; the probe is not decayed.
 """
 
 import copy
+import difflib
 import json
+import sys
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -36,7 +40,17 @@ from cl_augment import (
     TwoViews,
 )
 from cl_losses import NTXentLoss
-from cl_models import ProjectionHead, ResNet, resnet18, resnet50, save_encoder
+from cl_models import (
+    ProjectionHead,
+    as_encoder,
+    resnet18,
+    resnet34,
+    resnet50,
+    resnet101,
+    resnet152,
+    resnet200,
+    save_encoder,
+)
 from cl_train import (
     LARS,
     ImageDataset,
@@ -62,7 +76,9 @@ from cl_train import (
     use_all_cores,
     values_from_flags,
 )
-from torch import Tensor
+from torch import Tensor, nn
+
+RESNETS = {make.__name__: make for make in (resnet18, resnet34, resnet50, resnet101, resnet152, resnet200)}
 
 
 @dataclass(frozen=True)
@@ -75,9 +91,9 @@ class Config:
     epochs: int = flag(100, "passes over the images (Table B.1: 64.6 % top-1; 1000 epochs: 69.3, Table 6)")
     batch_size: int = flag(4096, "images per step over all processes (section 2.2)")
     image_size: int = flag(224, "side of the views in pixels (App. B.5)")
-    encoder: Literal["resnet18", "resnet50"] = flag("resnet50", "network (section 2.3)")
-    width: float = flag(1.0, "channels of the network relative to the usual (section 2.3: 1; Fig. 7: 2, 4)")
-    stem: Literal["imagenet", "cifar"] = flag("imagenet", "first layers of the network (App. B.9)")
+    encoder: str = flag("resnet50", f"network: {', '.join(RESNETS)} or timm:NAME (section 2.3: resnet50)")
+    width: float = flag(1.0, "channels of a ResNet relative to the usual (section 2.3: 1; Fig. 7: 2, 4)")
+    stem: Literal["imagenet", "cifar"] = flag("imagenet", "first layers of a ResNet (App. B.9)")
     projection_dim: int = flag(128, "width of the projections (section 2.3)")
     projection_layers: int = flag(2, "layers of the projection head (section 2.3)")
     temperature: float = flag(0.1, "temperature of NT-Xent (Table 5)")
@@ -138,10 +154,32 @@ def make_augment(config: Config) -> TwoViewAugment:
     return SimCLRAugment(config.image_size, strength=config.strength, blur=config.blur)
 
 
-def make_encoder(config: Config, *, channels: int) -> ResNet:
+def make_encoder(config: Config, *, channels: int) -> nn.Module:
     """The network that is taken home."""
-    make = {"resnet18": resnet18, "resnet50": resnet50}[config.encoder]
-    return make(width=config.width, stem=config.stem, in_channels=channels)
+    if config.encoder in RESNETS:
+        return RESNETS[config.encoder](width=config.width, stem=config.stem, in_channels=channels)
+    library, _, name = config.encoder.partition(":")
+    if library != "timm":
+        raise InputError(f"`--encoder` must be one of {', '.join(RESNETS)} or timm:NAME, got {config.encoder}.")
+    given = {word.partition("=")[0] for word in sys.argv[1:]}  # a preset's width and stem are no wish of the user's
+    if given & {"--width", "--stem"}:
+        raise InputError(f"`--width` and `--stem` are of our ResNets, --encoder {config.encoder} has its own.")
+    return make_timm(name, channels=channels, image_size=config.image_size)
+
+
+def make_timm(name: str, *, channels: int, image_size: int) -> nn.Module:
+    """A network of timm's without its classifier, randomly initialised."""
+    try:
+        import timm
+    except ImportError as error:
+        raise InputError("`--encoder timm:NAME` needs timm: pip install timm.") from error
+    if name not in timm.list_models():
+        near = difflib.get_close_matches(name, timm.list_models())
+        raise InputError(f"timm {timm.__version__} has no model {name!r}, the nearest: {', '.join(near) or 'none'}.")
+    about = timm.get_pretrained_cfg(name)
+    sized = {"img_size": image_size} if about is not None and about.fixed_input_size else {}
+    network = timm.create_model(name, in_chans=channels, num_classes=0, **sized)
+    return as_encoder(network, head=None, image_size=image_size, in_channels=channels)
 
 
 def main() -> None:
@@ -162,7 +200,8 @@ def main() -> None:
             if not getattr(config, name) > 0:
                 raise InputError(f"`{name}` must be positive, got {getattr(config, name)}.")
         encoder = make_encoder(config, channels=train.read(0).shape[0])
-        width, augment = encoder.feature_dim, make_augment(config)
+        augment = make_augment(config)
+        width: int = encoder.feature_dim  # type: ignore[assignment]
         projector = ProjectionHead(width, width, config.projection_dim, layers=config.projection_layers)
         loss = NTXentLoss(temperature=config.temperature)
         augment(train.read(0)[None])  # refuses, for instance, images of two channels
@@ -186,8 +225,14 @@ def main() -> None:
     )
     accelerator.print(f"pretrained: step {result.steps}, {result.seconds:.0f} s in this run")
     if accelerator.is_main_process:
-        about = {"method": "SimCLR", "data": config.data or "digits", "steps": str(result.steps)}
-        save_encoder(encoder, result.out / "encoder.safetensors", metadata=about)
+        save_encoder(
+            encoder,
+            result.out / "encoder.safetensors",
+            method="SimCLR",
+            data=config.data or "digits",
+            normalisation="none",
+            metadata={"steps": str(result.steps)},
+        )
         draw(method, train, result, config.image_size)
 
     judge = few_label_table if config.preset == "digits" else linear_table
@@ -204,7 +249,7 @@ def main() -> None:
 
 
 def few_label_table(
-    encoders: dict[str, ResNet], train: ImageDataset, test: ImageDataset, config: Config, accelerator: Accelerator
+    encoders: dict[str, nn.Module], train: ImageDataset, test: ImageDataset, config: Config, accelerator: Accelerator
 ) -> dict[str, dict[str, float]]:
     """Logistic regression on frozen features, from one label per class to all labels; also on the pixels."""
     transform = EvalTransform(config.image_size)
@@ -228,7 +273,7 @@ def pixels(data: ImageDataset) -> tuple[Tensor, Any]:
 
 
 def linear_table(
-    encoders: dict[str, ResNet], train: ImageDataset, test: ImageDataset, config: Config, accelerator: Accelerator
+    encoders: dict[str, nn.Module], train: ImageDataset, test: ImageDataset, config: Config, accelerator: Accelerator
 ) -> dict[str, dict[str, float]]:
     """The paper's linear evaluation of each encoder."""
     table = {}

@@ -5,7 +5,7 @@ import re
 
 import pytest
 import torch
-from cl_models import ProjectionHead
+from cl_models import BYOLHead, ProjectionHead
 from torch import Tensor, nn
 from torch.testing import assert_close
 
@@ -100,11 +100,92 @@ def test_head_comes_back_from_its_state():
         assert_close(target.eval()(features()), source.eval()(features()), rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("name", ["in_dim", "hidden_dim", "out_dim", "layers"])
-def test_head_says_which_size_is_below_1(name):
-    sizes = {"in_dim": 6, "hidden_dim": 5, "out_dim": 4, "layers": 2, name: 0}
+def test_head_without_layers_returns_the_features():
+    module = head(6, 5, 6, layers=0)
+    assert module(features()) is not None
+    assert_close(module(features()), features(), rtol=0, atol=0)
+    assert list(module.parameters()) == []
+
+
+@pytest.mark.parametrize("layers", [0, 1, 2, 3])
+def test_head_stops_after_the_layer_asked_for(layers):
+    out_dim = 4 if layers else 6
+    module = head(6, 5, out_dim, layers=layers)
+    assert module.dims == (6, *[5] * (layers - 1), *[4] * min(layers, 1))
+    x = features()
+    parts = iter(module.layers)
+    for until in range(layers + 1):
+        found = module(features(), until=until)
+        assert_close(found, x)
+        assert found.shape == (16, module.dims[until])
+        if until < layers:
+            x = next(parts)(x)
+            x = next(parts)(x)
+        if until < layers - 1:
+            x = next(parts)(x)
+    assert_close(module(features()), module(features(), until=layers))
+
+
+def test_head_after_a_hidden_layer_has_passed_its_relu():
+    module = head(6, 50, 4, layers=3)
+    for until in (1, 2):
+        found = module(features(), until=until)
+        assert (found >= 0).all()
+        assert 0.3 < (found == 0).float().mean() < 0.7
+
+
+@pytest.mark.parametrize("until", [-1, 3])
+def test_head_says_which_layers_there_are(until):
+    message = f"`until` must be from 0 to 2, the number of layers, got {until}."
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        head(6, 5, 4)(features(), until=until)
+
+
+def test_head_without_layers_cannot_change_the_width():
+    message = "`out_dim` must be `in_dim`, 6, where there are no layers, got 4."
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        ProjectionHead(6, 5, 4, layers=0)
+
+
+@pytest.mark.parametrize("name", ["in_dim", "hidden_dim", "out_dim"])
+@pytest.mark.parametrize("make", [ProjectionHead, BYOLHead])
+def test_head_says_which_size_is_below_1(make, name):
+    sizes = {"in_dim": 6, "hidden_dim": 5, "out_dim": 4, name: 0}
     with pytest.raises(ValueError, match=f"^{re.escape(f'`{name}` must be at least 1, got 0.')}$"):
-        ProjectionHead(**sizes)
+        make(**sizes)
+
+
+def test_head_has_no_negative_number_of_layers():
+    with pytest.raises(ValueError, match=re.escape("`layers` must be at least 0, got -1.")):
+        ProjectionHead(6, 5, 4, layers=-1)
+
+
+@pytest.mark.parametrize(("in_dim", "count"), [(2048, 9_449_472), (256, 2_109_440)])
+def test_byols_projector_and_predictor_have_as_many_parameters_as_the_authors(in_dim, count):
+    with torch.device("meta"):
+        module = BYOLHead(in_dim)
+    assert sum(p.numel() for p in module.parameters()) == count
+
+
+def test_byol_head_is_linear_norm_relu_linear():
+    torch.manual_seed(0)
+    module = BYOLHead(6, 5, 4)
+    with torch.no_grad():
+        for p in module.parameters():
+            p.copy_(torch.rand(p.shape) - 0.3)
+    w_1, b_1, gamma, beta, w_2 = module.parameters()
+    hidden = torch.relu(gamma * normalised(features() @ w_1.T + b_1) + beta)
+    assert_close(module(features()), hidden @ w_2.T, rtol=1e-5, atol=1e-6)
+
+
+def test_byol_head_weights_start_from_a_cut_normal_of_their_input_and_biases_at_zero():
+    torch.manual_seed(0)
+    module = BYOLHead(400, 300, 200)
+    for layer in (module.layers[0], module.layers[3]):
+        std = layer.in_features**-0.5
+        assert layer.weight.std().item() == pytest.approx(0.87962566 * std, rel=0.02)
+        assert 1.9 * std < layer.weight.abs().max().item() <= 2 * std + 1e-7
+    assert (module.layers[0].bias == 0).all()
 
 
 def test_a_head_keeps_its_form_when_batchnorm_is_synchronised():

@@ -19,14 +19,19 @@ def module_name(distribution: str) -> str:
     return IMPORT_NAMES.get(name, name).replace("-", "_")
 
 
+def may_be_missing(node: ast.AST) -> bool:
+    """Whether it is a `try` for an import, with an answer to ImportError alone."""
+    return isinstance(node, ast.Try) and [ast.unparse(h.type) for h in node.handlers if h.type] == ["ImportError"]
+
+
 def imports(file: Path) -> set[tuple[str, bool]]:
-    """Top-level modules a file imports, each with whether the import stands inside a function."""
+    """Top-level modules a file imports, each with whether it may be missing: in a function, or tried."""
     tree = ast.parse(file.read_text())
     inner = {
         id(node)
-        for function in ast.walk(tree)
-        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
-        for node in ast.walk(function)
+        for part in ast.walk(tree)
+        if isinstance(part, ast.FunctionDef | ast.AsyncFunctionDef) or may_be_missing(part)
+        for node in ast.walk(part)
     }
     found = set()
     for node in ast.walk(tree):
@@ -51,10 +56,10 @@ def test_a_package_imports_what_it_declares_and_nothing_else(package):
     extras = {module_name(d) for group in project.get("optional-dependencies", {}).values() for d in group}
     own = package.replace("-", "_")
     for file in sources(package):
-        for name, inside_a_function in imports(file):
+        for name, may_miss in imports(file):
             if name in sys.stdlib_module_names or name == own:
                 continue
-            allowed = required | extras if inside_a_function else required
+            allowed = required | extras if may_miss else required
             assert name in allowed, f"{file.relative_to(ROOT)} imports {name}, which {package} does not declare"
 
 
@@ -81,7 +86,10 @@ def test_nothing_happens_at_import(package):
     """Only definitions, imports and constants stand at the top level of a module, and the call of a command."""
     allowed = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef, ast.Assign, ast.AnnAssign)
     for file in sources(package):
-        for node in ast.parse(file.read_text()).body:
+        body = ast.parse(file.read_text()).body
+        tried = [node for part in body if may_be_missing(part) for node in (*part.body, *part.orelse)]
+        tried += [node for part in body if may_be_missing(part) for h in part.handlers for node in h.body]
+        for node in [*(part for part in body if not may_be_missing(part)), *tried]:
             docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
             command = isinstance(node, ast.If) and ast.unparse(node.test) == "__name__ == '__main__'"
             assert docstring or command or isinstance(node, allowed), f"{file}:{node.lineno}"

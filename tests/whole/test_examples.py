@@ -5,10 +5,12 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
 from accelerate.state import AcceleratorState
 from cl_train import run_script
@@ -22,6 +24,7 @@ FOLDERS = [
     *["--encoder", "resnet18", "--width", "0.0625", "--image-size", "32", "--batch-size", "8"],
     *["--max-steps", "2", "--eval-batch-size", "8", "--workers", "0"],
 ]
+TIMM = ["--image-size", "32", *FOLDERS[6:]]  # its networks have a width of their own
 
 
 @pytest.fixture
@@ -113,6 +116,46 @@ def test_the_cifar_preset_takes_class_folders_too(script, images, capsys):
     assert "| SimCLR encoder | " in printed
 
 
+def shapes(path: Path) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in load_file(path).items()}
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "convnext_atto", "resnet18"])
+def test_a_network_of_timm_goes_through_both_phases(name, script, images, tmp_path, capsys):
+    assert script("--data", images, "--encoder", f"timm:{name}", *TIMM, "--no-baseline") == 0
+    printed = capsys.readouterr().out
+    assert "pretrained: step 2, " in printed
+    assert "| SimCLR encoder | " in printed
+    size = {"img_size": 32} if name.startswith("vit") else {}
+    with torch.device("meta"):
+        theirs = timm.create_model(name, num_classes=0, **size)
+    expected = {key: tensor.shape for key, tensor in theirs.state_dict().items()}
+    assert shapes(tmp_path / "runs/imagenet/encoder.safetensors") == expected
+
+
+def test_a_network_of_timm_takes_grey_digits_under_the_stem_and_width_of_their_preset(script, monkeypatch):
+    example = sys.modules["simclr_imagenet"]
+    monkeypatch.setattr(sys, "argv", ["simclr_imagenet.py"])
+    encoder = example.make_encoder(replace(example.DIGITS, encoder="timm:test_resnet"), channels=1)
+    assert encoder.eval()(torch.zeros(2, 1, 16, 16)).shape == (2, encoder.feature_dim)
+
+
+@pytest.mark.parametrize("depth", [18, 34, 50, 101, 152, 200])
+def test_each_of_our_resnets_can_be_chosen(depth, script):
+    example = sys.modules["simclr_imagenet"]
+    config = replace(example.IMAGENET, encoder=f"resnet{depth}", width=1 / 32, stem="cifar")
+    encoder = example.make_encoder(config, channels=1)
+    assert {"depth": depth, "width": 1 / 32, "stem": "cifar", "in_channels": 1}.items() <= encoder.config.items()
+
+
+def test_without_timm_its_networks_end_in_one_line_that_says_how_to_get_it(script, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "timm", None)
+    assert script("--encoder", "timm:resnet18") == 2
+    error = capsys.readouterr().err
+    assert error == "simclr_imagenet.py: error: `--encoder timm:NAME` needs timm: pip install timm.\n"
+    assert not list(tmp_path.iterdir())
+
+
 def make_bad(kind: str, images: Path, tmp_path: Path) -> tuple[list[object], str]:
     """Words of a command line and a part of the line it must end with."""
     data = tmp_path / "data"
@@ -154,6 +197,26 @@ def make_bad(kind: str, images: Path, tmp_path: Path) -> tuple[list[object], str
         "no epochs to judge by": (["--eval-epochs", 0], "`eval_epochs` must be positive, got 0"),
         "warm-up beyond the run": (["--epochs", 3], "`warmup_epochs` must be at most `epochs`, 3, got 5"),
         "fp16 on a CPU": (["--mixed-precision", "fp16"], "'fp16' needs a CUDA device"),
+        "unknown encoder": (
+            ["--encoder", "resnet19"],
+            "`--encoder` must be one of resnet18, resnet34, resnet50, resnet101, resnet152, resnet200 or timm:NAME, "
+            "got resnet19.",
+        ),
+        "unknown network of timm": (
+            ["--encoder", "timm:vit_tiny_patch16_242"],
+            f"timm {timm.__version__} has no model 'vit_tiny_patch16_242', the nearest: vit_tiny_patch16_224, ",
+        ),
+        "network like none of timm": (["--encoder", "timm:"], "has no model '', the nearest: none."),
+        "width for timm": (
+            ["--encoder", "timm:resnet18", "--width", 0.25],  # the preset's, which is not timm's either
+            "`--width` and `--stem` are of our ResNets, --encoder timm:resnet18 has its own.",
+        ),
+        "stem for timm": (["--encoder", "timm:resnet18", "--stem=cifar"], "--encoder timm:resnet18 has its own."),
+        "images below a patch": (
+            ["--encoder", "timm:test_vit", "--image-size", 8],
+            "`module` must take images of shape (2, 1, 8, 8), which come of `image_size` and `in_channels`; "
+            "VisionTransformer raised AssertionError('Input height (8) should be divisible by patch size (16).').",
+        ),
         "no temperature": (["--temperature", 0], "`temperature` must be positive, got 0"),
     }[kind]
 
@@ -165,6 +228,8 @@ def make_bad(kind: str, images: Path, tmp_path: Path) -> tuple[list[object], str
         *["text in a class folder", "other classes", "unwritable out", "fewer images than a batch", "batch below 2"],
         *["unknown preset", "unknown flag", "preset without data", "data with digits", "resume from nowhere"],
         *["no epochs", "no epochs to judge by", "warm-up beyond the run", "fp16 on a CPU", "no temperature"],
+        *["unknown encoder", "unknown network of timm", "network like none of timm", "width for timm"],
+        *["stem for timm", "images below a patch"],
     ],
 )
 def test_bad_input_ends_in_one_line_and_code_2(kind, script, images, tmp_path, capsys):

@@ -1,162 +1,188 @@
 """ResNet encoders: images in, pooled features out, parameters named as in torchvision."""
 
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Sequence
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
+from cl_models._blocks import BasicBlock, Bottleneck, MaxPool, conv
+from cl_models._hub import HubMixin
+
 Stem = Literal["imagenet", "cifar"]
-Block = Callable[..., nn.Module]
+Variant = Literal["torchvision", "google"]
+
+DEPTHS: dict[int, tuple[type[BasicBlock | Bottleneck], tuple[int, int, int, int]]] = {
+    18: (BasicBlock, (2, 2, 2, 2)),
+    34: (BasicBlock, (3, 4, 6, 3)),
+    50: (Bottleneck, (3, 4, 6, 3)),
+    101: (Bottleneck, (3, 4, 23, 3)),
+    152: (Bottleneck, (3, 8, 36, 3)),
+    200: (Bottleneck, (3, 24, 36, 3)),
+}
+LAYERS = ("layer1", "layer2", "layer3", "layer4")
+MAPS = ("stem", *LAYERS, "pooled")
 
 
-def _conv(in_channels: int, channels: int, *, kernel: int, stride: int = 1) -> nn.Conv2d:
-    return nn.Conv2d(in_channels, channels, kernel, stride=stride, padding=kernel // 2, bias=False)
+class ResNet(nn.Module, HubMixin):
+    """A ResNet without its classifier, of any depth. `resnet18` and its siblings make one and say what the rest means.
 
-
-class BasicBlock(nn.Module):
-    """Two 3 x 3 convolutions and a shortcut, the block of ResNet-18 and 34 (He et al., arXiv:1512.03385, Fig. 5)."""
-
-    expansion = 1
-
-    def __init__(self, in_channels: int, channels: int, *, stride: int) -> None:
-        super().__init__()
-        self.conv1 = _conv(in_channels, channels, kernel=3, stride=stride)
-        self.bn1 = nn.BatchNorm2d(channels)
-        self.relu = nn.ReLU(inplace=True)
-        self.conv2 = _conv(channels, channels, kernel=3)
-        self.bn2 = nn.BatchNorm2d(channels)
-        self.downsample = _shortcut(in_channels, channels, stride=stride)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Residual branch plus shortcut."""
-        y = self.relu(self.bn1(self.conv1(x)))
-        y = self.bn2(self.conv2(y))
-        return self.relu(y + (x if self.downsample is None else self.downsample(x)))
-
-
-class Bottleneck(nn.Module):
-    """1 x 1, 3 x 3, 1 x 1 and a shortcut, the block of ResNet-50 and above; the stride is on the 3 x 3 ("v1.5")."""
-
-    expansion = 4
-
-    def __init__(self, in_channels: int, channels: int, *, stride: int) -> None:
-        super().__init__()
-        out_channels = channels * self.expansion
-        self.conv1 = _conv(in_channels, channels, kernel=1)
-        self.bn1 = nn.BatchNorm2d(channels)
-        self.conv2 = _conv(channels, channels, kernel=3, stride=stride)
-        self.bn2 = nn.BatchNorm2d(channels)
-        self.conv3 = _conv(channels, out_channels, kernel=1)
-        self.bn3 = nn.BatchNorm2d(out_channels)
-        self.relu = nn.ReLU(inplace=True)
-        self.downsample = _shortcut(in_channels, out_channels, stride=stride)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Residual branch plus shortcut."""
-        y = self.relu(self.bn1(self.conv1(x)))
-        y = self.relu(self.bn2(self.conv2(y)))
-        y = self.bn3(self.conv3(y))
-        return self.relu(y + (x if self.downsample is None else self.downsample(x)))
-
-
-def _shortcut(in_channels: int, out_channels: int, *, stride: int) -> nn.Sequential | None:
-    if stride == 1 and in_channels == out_channels:
-        return None
-    return nn.Sequential(_conv(in_channels, out_channels, kernel=1, stride=stride), nn.BatchNorm2d(out_channels))
-
-
-class ResNet(nn.Module):
-    """A ResNet without its classifier. Made by `resnet18` and its siblings.
+    Args:
+        depth: 18, 34, 50, 101, 152 or 200.
+        width: Multiplies the channels of every layer.
+        stem: "imagenet" or "cifar".
+        variant: "torchvision" or "google".
+        selective_kernel: Selective kernels with the stem and shortcuts of ResNet-D.
+        in_channels: Channels of the images.
 
     Attributes:
         feature_dim: Width of the output.
+        config: The arguments, enough to build the same network: `ResNet(**encoder.config)`.
 
     Shape:
         images (n, in_channels, h, w), float -> features (n, feature_dim), averaged over positions.
+
+    Raises:
+        ValueError: An argument is out of its range.
     """
 
     def __init__(
-        self, block: type[BasicBlock | Bottleneck], depths: list[int], *, width: float, stem: Stem, in_channels: int
+        self,
+        depth: int,
+        *,
+        width: float = 1.0,
+        stem: Stem = "imagenet",
+        variant: Variant = "torchvision",
+        selective_kernel: bool = False,
+        in_channels: int = 3,
     ) -> None:
         super().__init__()
+        _check(depth, width=width, stem=stem, variant=variant, in_channels=in_channels)
+        self.config: dict[str, Any] = {
+            "depth": depth,
+            "width": width,
+            "stem": stem,
+            "variant": variant,
+            "selective_kernel": selective_kernel,
+            "in_channels": in_channels,
+        }
         channels = [round(64 * width * 2**group) for group in range(4)]
-        if channels[0] < 1:
-            raise ValueError(f"`width` must leave at least one channel of 64, got {width}.")
-        if stem not in ("imagenet", "cifar"):
-            raise ValueError(f"`stem` must be 'imagenet' or 'cifar', got {stem!r}.")
-        if in_channels < 1:
-            raise ValueError(f"`in_channels` must be at least 1, got {in_channels}.")
-        if stem == "imagenet":
-            self.conv1 = _conv(in_channels, channels[0], kernel=7, stride=2)
-            self.maxpool: nn.Module = nn.MaxPool2d(3, stride=2, padding=1)
-        else:
-            self.conv1 = _conv(in_channels, channels[0], kernel=3)
-            self.maxpool = nn.Identity()
+        self.conv1 = _first(in_channels, channels[0], width=width, stem=stem, deep=selective_kernel)
         self.bn1 = nn.BatchNorm2d(channels[0])
         self.relu = nn.ReLU(inplace=True)
+        self.maxpool = _pool(stem=stem, variant=variant)
         self.feature_dim = channels[0]
-        for group, depth in enumerate(depths):
-            setattr(
-                self, f"layer{group + 1}", self._group(block, channels[group], depth, stride=1 if group == 0 else 2)
-            )
+        block, depths = DEPTHS[depth]
+        for group, layer in enumerate(LAYERS):
+            setattr(self, layer, self._group(block, channels[group], depths[group], stride=1 if group == 0 else 2))
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self._initialise()
 
     def _group(self, block: type[BasicBlock | Bottleneck], channels: int, depth: int, *, stride: int) -> nn.Sequential:
-        blocks = []
+        selective, always = self.config["selective_kernel"], self.config["variant"] == "google"
+        out_channels, blocks = channels * block.expansion, nn.Sequential()
         for index in range(depth):
-            blocks.append(block(self.feature_dim, channels, stride=stride if index == 0 else 1))
-            self.feature_dim = channels * block.expansion
-        return nn.Sequential(*blocks)
+            first = index == 0
+            project = first and (always or stride > 1 or self.feature_dim != out_channels)
+            blocks.append(
+                block(
+                    self.feature_dim,
+                    channels,
+                    stride=stride if first else 1,
+                    project=project,
+                    selective_kernel=selective,
+                )
+            )
+            self.feature_dim = out_channels
+        return blocks
 
     def _initialise(self) -> None:
+        google = self.config["variant"] == "google"
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+                if google:
+                    _lecun_(module.weight)
+                else:
+                    nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            elif google and isinstance(module, BasicBlock | Bottleneck):
+                nn.init.zeros_(module.last_norm.weight)  # every block starts as its shortcut
 
     def forward(self, images: Tensor) -> Tensor:
         """Features of images."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
-        for name in ("layer1", "layer2", "layer3", "layer4"):
-            x = self.get_submodule(name)(x)
+        for layer in LAYERS:
+            x = getattr(self, layer)(x)
         return self.avgpool(x).flatten(1)
 
+    def intermediate(self, images: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
+        """Features on the way, by name; what comes after the last one asked for is not computed.
 
-def resnet18(*, width: float = 1.0, stem: Stem = "imagenet", in_channels: int = 3) -> ResNet:
-    """ResNet-18 encoder: torchvision's `resnet18` without `fc`, same parameter names and initialisation.
+        Args:
+            images: (n, in_channels, h, w), float.
+            names: Of "stem" (after its pooling), "layer1", "layer2", "layer3", "layer4": maps (n, c, h', w'); and
+                "pooled": what `forward` returns, (n, feature_dim).
 
-    Args:
-        width: Multiplies the channels of every layer, > 0; 0.25 makes a laptop's network.
-        stem: "imagenet": 7 x 7 convolution of stride 2 and max-pool. "cifar": 3 x 3 convolution of stride 1, no pool,
-            for images of about 32 px (arXiv:2002.05709, App. B.9).
-        in_channels: Channels of the images, >= 1.
+        Returns:
+            The features, in the network's order.
 
-    Returns:
-        Encoder with `feature_dim` 512 times `width`: images (n, in_channels, h, w) -> (n, feature_dim).
+        Raises:
+            ValueError: A name is none of these, or there is none.
+        """
+        wrong = sorted(set(names) - set(MAPS))
+        if wrong or not names:
+            raise ValueError(f"`names` must hold one or more of {', '.join(MAPS)}, got {wrong or list(names)}.")
+        found = {}
+        x = images
+        for name in MAPS[: max(MAPS.index(name) for name in names) + 1]:
+            if name == "stem":
+                x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+            elif name == "pooled":
+                x = self.avgpool(x).flatten(1)
+            else:
+                x = getattr(self, name)(x)
+            if name in names:
+                found[name] = x
+        return found
 
-    Raises:
-        ValueError: An argument is out of its range.
 
-    He et al., Deep Residual Learning for Image Recognition, 2015, arXiv:1512.03385. The SimCLR authors' ResNet-18
-    also projects the first group's shortcut (4,224 parameters more).
-    """
-    return ResNet(BasicBlock, [2, 2, 2, 2], width=width, stem=stem, in_channels=in_channels)
+def _check(depth: int, *, width: float, stem: str, variant: str, in_channels: int) -> None:
+    if depth not in DEPTHS:
+        raise ValueError(f"`depth` must be one of {', '.join(map(str, DEPTHS))}, got {depth}.")
+    if not width > 0 or width == float("inf") or round(64 * width) < 1:
+        raise ValueError(f"`width` must leave at least one channel of 64, got {width}.")
+    if stem not in ("imagenet", "cifar"):
+        raise ValueError(f"`stem` must be 'imagenet' or 'cifar', got {stem!r}.")
+    if variant not in ("torchvision", "google"):
+        raise ValueError(f"`variant` must be 'torchvision' or 'google', got {variant!r}.")
+    if in_channels < 1:
+        raise ValueError(f"`in_channels` must be at least 1, got {in_channels}.")
 
 
-def resnet50(*, width: float = 1.0, stem: Stem = "imagenet", in_channels: int = 3) -> ResNet:
-    """ResNet-50 encoder: torchvision's `resnet50` without `fc`, same parameter names and initialisation.
+def _first(in_channels: int, channels: int, *, width: float, stem: Stem, deep: bool) -> nn.Module:
+    """The convolutions before the first BatchNorm that all stems have."""
+    if stem == "cifar":
+        return conv(in_channels, channels, kernel=3)
+    if not deep:
+        return conv(in_channels, channels, kernel=7, stride=2)
+    half = max(round(32 * width), 1)
+    return nn.Sequential(  # ResNet-D's three small ones, arXiv:1812.01187, Fig. 2b; names as in timm
+        conv(in_channels, half, kernel=3, stride=2),
+        nn.BatchNorm2d(half),
+        nn.ReLU(inplace=True),
+        conv(half, half, kernel=3),
+        nn.BatchNorm2d(half),
+        nn.ReLU(inplace=True),
+        conv(half, channels, kernel=3),
+    )
 
-    Args:
-        width: Multiplies the channels of every layer, > 0; the papers use 1, 2 and 4.
-        stem: "imagenet": 7 x 7 convolution of stride 2 and max-pool. "cifar": 3 x 3 convolution of stride 1, no pool.
-        in_channels: Channels of the images, >= 1.
 
-    Returns:
-        Encoder with `feature_dim` 2048 times `width`: images (n, in_channels, h, w) -> (n, feature_dim).
+def _pool(*, stem: Stem, variant: Variant) -> nn.Module:
+    if stem == "cifar":
+        return nn.Identity()
+    return MaxPool() if variant == "google" else nn.MaxPool2d(3, stride=2, padding=1)
 
-    Raises:
-        ValueError: An argument is out of its range.
 
-    He et al., Deep Residual Learning for Image Recognition, 2015, arXiv:1512.03385.
-    """
-    return ResNet(Bottleneck, [3, 4, 6, 3], width=width, stem=stem, in_channels=in_channels)
+def _lecun_(weight: Tensor) -> None:
+    """Truncated normal of variance 1 / fan_in, TensorFlow's `VarianceScaling` as the authors call it."""
+    fan_in = weight[0].numel()
+    std = fan_in**-0.5 / 0.87962566  # a normal cut at two standard deviations keeps this much of its own
+    nn.init.trunc_normal_(weight, std=std, a=-2 * std, b=2 * std)

@@ -32,4 +32,4 @@ from cl_train._schedule import warmup_cosine as warmup_cosine
 from cl_train._scores import Scores as Scores
 from cl_train._simclr import SimCLR as SimCLR
 
-__version__ = "0.1.3"
+__version__ = "0.1.4"
