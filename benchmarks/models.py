@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from statistics import median
+from typing import Any
 
 import timm
 import torch
@@ -20,6 +21,7 @@ import torchvision
 from cl_models import ResNet, resnet18, resnet50
 from measure import peak_bytes, setting
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 FORMATS = {"contiguous": torch.contiguous_format, "channels last": torch.channels_last}
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -85,6 +87,18 @@ def step(network: nn.Module, images: Tensor, precision: torch.dtype) -> None:
         parameter.grad = None
 
 
+class Operations(TorchDispatchMode):
+    """Counts what is dispatched."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += 1
+        return func(*args, **(kwargs or {}))
+
+
 def measure(
     arms: dict[str, nn.Module], images: Tensor, precision: torch.dtype, *, rounds: int
 ) -> dict[str, list[float]]:
@@ -123,8 +137,10 @@ def main() -> None:
     parser.add_argument("--precisions", nargs="+", choices=list(PRECISIONS), default=list(PRECISIONS))
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    print("| network | precision, layout | arm | images / s | time / torchvision's | quartiles | peak MB |")
-    print("|---|---|---|---:|---:|---:|---:|")
+    print(
+        "| network | precision, layout | arm | images / s | time / torchvision's | quartiles | peak MB | operations |"
+    )
+    print("|---|---|---|---:|---:|---:|---:|---:|")
     for row, (batch, size, makers) in ROWS.items():
         if arguments.rows and row.split()[0] not in arguments.rows:
             continue
@@ -137,8 +153,11 @@ def main() -> None:
                 seconds = measure(arms, images, PRECISIONS[precision], rounds=arguments.rounds)
                 for name, network in arms.items():
                     peak = peak_bytes(partial(step, network, images, PRECISIONS[precision]))
+                    with Operations() as operations:
+                        step(network, images, PRECISIONS[precision])
                     cells = [f"{row}, {batch} x {size} px", f"{precision}, {layout}", name]
-                    print(f"| {' | '.join([*cells, *figures(seconds, name, batch=batch, peak=peak)])} |", flush=True)
+                    cells += [*figures(seconds, name, batch=batch, peak=peak), str(operations.count)]
+                    print(f"| {' | '.join(cells)} |", flush=True)
     print()
     print(setting("torch", "torchvision", "timm", "cl-models"))
 

@@ -566,6 +566,7 @@ def a_block_of_more_restarts_than_bytes() -> bytes:
         (pairs_of((b"", b"\x08")), "a part of it ends too early"),
         (pairs_of((b"", b"\x12\x05ab")), "a part of it ends too early"),
     ],
+    ids=["restarts", "magic alone", "empty", "no header", "unknown kind", "number", "bytes"],
 )
 def test_an_index_that_says_nonsense_is_refused(tmp_path, content, reason):
     (tmp_path / "a.index").write_bytes(content)
