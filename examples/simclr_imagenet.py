@@ -10,6 +10,7 @@ One process, many, or many machines differ by this line only:
     accelerate launch --multi_gpu --num_machines 2 --num_processes 16 --machine_rank RANK --main_process_ip HOST \
         --main_process_port 29500 examples/simclr_imagenet.py --data DIR
 
+Under Slurm: examples/slurm.sh. Where a batch does not fit: --chunk-size auto. Settings in a file: --config FILE.
 `--encoder timm:NAME` pretrains a network of timm's, such as timm:vit_tiny_patch16_224, from scratch at --image-size.
 
 The step (views, one forward of both, loss) is cl_train/_step.py, with the method in cl_train/_simclr.py.
@@ -57,7 +58,6 @@ from cl_train import (
     InputError,
     PretrainResult,
     SimCLR,
-    describe,
     extract_features,
     few_label_eval,
     flag,
@@ -90,6 +90,11 @@ class Config:
     out: str | None = flag(None, "folder of the run; default runs/<preset>")
     epochs: int = flag(100, "passes over the images (Table B.1: 64.6 % top-1; 1000 epochs: 69.3, Table 6)")
     batch_size: int = flag(4096, "images per step over all processes (section 2.2)")
+    chunk_size: int | Literal["auto"] | None = flag(None, "images of a process in the network at once; auto: what fits")
+    accumulate: int = flag(1, "parts of a step with a loss each: this adds no negatives, unlike --chunk-size")
+    batchnorm: Literal["sync", "local", "global"] = flag(
+        "sync", "statistics over a chunk of all processes, a chunk of each its own, or the whole batch (section 2.2)"
+    )
     image_size: int = flag(224, "side of the views in pixels (App. B.5)")
     encoder: str = flag("resnet50", f"network: {', '.join(RESNETS)} or timm:NAME (section 2.3: resnet50)")
     width: float = flag(1.0, "channels of a ResNet relative to the usual (section 2.3: 1; Fig. 7: 2, 4)")
@@ -111,12 +116,21 @@ class Config:
     workers: int | None = flag(None, "processes that read images from files; default: a core each, at most 8")
     verify: bool = flag(True, "whether to open every image file before the run")
     mixed_precision: Literal["auto", "no", "bf16", "fp16"] = flag("auto", "auto: bf16 where the device has it")
+    compile: Literal["no", "views", "all"] = flag("no", "torch.compile what makes the views, or the network too")
+    checkpoint_every: int | None = flag(None, "steps between checkpoints, besides those at the end of each epoch")
+    keep_every: int | None = flag(None, "keep the checkpoints of every so many epochs, besides the newest two")
+    keep_best: str | None = flag(None, "keep the checkpoint with the highest value of a figure of the log: probe_top1")
+    on_nonfinite: Literal["stop", "skip"] = flag("stop", "what to do with a step whose numbers are not finite")
+    max_bad_images: float = flag(0.0, "share of images that may be unreadable and are left out, with --no-verify")
+    trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = flag((), "where the log is sent too")
     max_steps: int | None = flag(None, "stop each phase after so many steps")
+    may_change: tuple[str, ...] = flag((), "settings that may differ from the checkpoint's, such as processes")
 
 
 # What a run that goes on, or is only judged again, may have otherwise.
 MAY_CHANGE = {
-    *("data", "out", "resume", "workers", "verify", "max_steps", "mixed_precision"),
+    *("data", "out", "resume", "may_change", "workers", "verify", "max_steps", "mixed_precision", "compile"),
+    *("checkpoint_every", "keep_every", "keep_best", "on_nonfinite", "max_bad_images", "trackers"),
     *("baseline", "eval_epochs", "eval_batch_size", "eval_lr"),
 }
 
@@ -191,7 +205,6 @@ def main() -> None:
     )
     use_all_cores()
     accelerator = make_accelerator(config.mixed_precision)
-    accelerator.print(describe(accelerator))
     train, test = load(config, accelerator)
     torch.manual_seed(config.seed)
 
@@ -214,13 +227,24 @@ def main() -> None:
         epochs=config.epochs,
         batch_size=config.batch_size,
         out=config.out or f"runs/{config.preset}",
+        chunk_size=config.chunk_size,
+        accumulate=config.accumulate,
+        batchnorm=config.batchnorm,
         optimizer=optimizer,
         warmup_epochs=config.warmup_epochs,
         seed=config.seed,
         resume=config.resume,
+        may_change=MAY_CHANGE | set(config.may_change),
         workers=config.workers,
+        compile=config.compile,
         max_steps=config.max_steps,
-        config={name: value for name, value in asdict(config).items() if name not in MAY_CHANGE},
+        checkpoint_every=config.checkpoint_every,
+        keep_every=config.keep_every,
+        keep_best=config.keep_best,
+        on_nonfinite=config.on_nonfinite,
+        max_bad_images=config.max_bad_images,
+        trackers=config.trackers,
+        config=asdict(config),
         accelerator=accelerator,
     )
     accelerator.print(f"pretrained: step {result.steps}, {result.seconds:.0f} s in this run")

@@ -5,14 +5,18 @@ many as are wanted, each with the environment that a launcher would give it. Eac
 scores that it has to `FOLDER/world WORLD/result_RANK.pt`.
 """
 
+import contextlib
 import multiprocessing
 import os
 import socket
 import sys
 import time
 import warnings
+from collections.abc import Collection
 from pathlib import Path
+from unittest import mock
 
+import _norm_cases
 import torch
 from accelerate.state import AcceleratorState
 from cl_augment import EvalTransform, LinearEvalAugment, SimCLRAugment
@@ -85,6 +89,7 @@ def run(
     steps: int = STEPS,
     seed: int = 5,
     resume: str | Path = "auto",
+    may_change: Collection[str] = (),
     encoder: nn.Module | None = None,
 ) -> dict:
     trained = method(gather=gather, seed=seed, encoder=encoder)
@@ -97,6 +102,7 @@ def run(
         out=out,
         optimizer=optimizer(name, trained),
         resume=resume,
+        may_change=may_change,
         max_steps=steps,
         log_every=1,
         accelerator=make_accelerator("no"),
@@ -138,16 +144,18 @@ def observe(folder: Path) -> dict:
     seen["linear eval"] = judge()
     seen["features"] = extract_features(method().encoder, images(7), transform=EvalTransform(8))[0]
     seen["batchnorm"] = run(folder / "batchnorm", steps=2, encoder=BatchNormNet())
-    seen["own folders"] = run_in_own_folders(folder)
+    seen["own folders"] = run_with_disks_of_their_own(folder)
+    seen["norms"] = _norm_cases.observe(folder, processes=make_accelerator("no").num_processes)
     return seen
 
 
-def run_in_own_folders(folder: Path) -> str:
+def run_with_disks_of_their_own(folder: Path) -> str:
     """What is said of disks that the processes do not share: only the main one's has the checkpoint."""
-    out = folder / f"own {os.environ.get('RANK', '0')}"
-    run(out, steps=2)
+    run(folder / "own", steps=2)
+    alone = os.environ.get("RANK", "0") == "0"
     try:
-        run(out)
+        with contextlib.nullcontext() if alone else mock.patch.object(Path, "is_file", return_value=False):
+            run(folder / "own")
     except InputError as error:
         return str(error)
     return "nothing"

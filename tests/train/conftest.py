@@ -16,6 +16,7 @@ def _a_process_of_its_own(monkeypatch):
         if name in LAUNCHER or name.startswith("ACCELERATE_"):
             del os.environ[name]
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)  # bits are compared, and GPUs reorder sums
+    torch.set_num_threads(1)  # of tensors this small, several threads do nothing but wait for each other
     AcceleratorState._reset_state(reset_partial_state=True)
     yield
     AcceleratorState._reset_state(reset_partial_state=True)

@@ -1,6 +1,9 @@
 """Checkpoints: there whole or not at all, found again, and refused where they do not fit."""
 
+import hashlib
 import json
+import math
+import os
 import re
 import shutil
 
@@ -9,7 +12,9 @@ import torch
 from cl_augment import RandomResizedCropFlip, SimCLRAugment, TwoViews
 from cl_losses import NTXentLoss
 from cl_train import ArrayDataset, InputError, SimCLR, make_accelerator, pretrain
-from cl_train._checkpoint import find_checkpoint, list_checkpoints, load_checkpoint, read_state, save_checkpoint
+from cl_train import _pretrain as pretraining
+from cl_train._checkpoint import damage, load_checkpoint, read_state, save_checkpoint
+from cl_train._checkpoint_folder import find_checkpoint, list_checkpoints
 from torch import nn
 
 SETTINGS = {
@@ -21,6 +26,9 @@ SETTINGS = {
     "mixed_precision": "no",
     "progress": False,
 }
+
+
+FILES = ["manifest.json", "method.safetensors", "optimizer.pt", "state.json"]
 
 
 class Net(nn.Module):
@@ -68,6 +76,10 @@ def names(folder) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
+def steps(out) -> list[int]:
+    return [int(path.name.removeprefix("step-")) for path in list_checkpoints(out / "checkpoints")]
+
+
 def refused(message: str):
     return pytest.raises(InputError, match=f"^{re.escape(message)}$")
 
@@ -80,7 +92,7 @@ def test_the_two_newest_checkpoints_are_kept(tmp_path):
     assert names(tmp_path / "checkpoints") == ["step-00000004", "step-00000006"]
 
 
-@pytest.mark.parametrize("keep", [1, 3])
+@pytest.mark.parametrize("keep", [2, 3])
 def test_as_many_checkpoints_are_kept_as_asked_for(tmp_path, keep):
     run(tmp_path, keep_checkpoints=keep)
     assert names(tmp_path / "checkpoints") == ["step-00000002", "step-00000004", "step-00000006"][-keep:]
@@ -92,15 +104,50 @@ def test_a_cut_run_has_a_checkpoint_of_its_last_step(tmp_path):
 
 
 def test_a_checkpoint_holds_weights_optimiser_and_state(tmp_path):
-    assert names(run(tmp_path).checkpoint) == ["method.safetensors", "optimizer.pt", "state.json"]
+    assert names(run(tmp_path).checkpoint) == FILES
 
 
 def test_the_state_is_the_step_and_what_identifies_the_run(tmp_path):
     state = json.loads((run(tmp_path, seed=3, max_steps=5).checkpoint / "state.json").read_text())
     assert state["step"] == 5
-    plan = {"images": 16, "batch_size": 8, "epochs": 3, "seed": 3}
+    plan = {"images": 16, "batch_size": 8, "epochs": 3, "seed": 3, "processes": 1}
     assert {name: state["run"][name] for name in plan} == plan
-    assert sorted(state["sha256"]) == ["method.safetensors", "optimizer.pt"]
+
+
+def test_the_manifest_has_the_sha256_of_every_other_file(tmp_path):
+    saved = run(tmp_path, max_steps=2).checkpoint
+    digests = {name: hashlib.sha256((saved / name).read_bytes()).hexdigest() for name in FILES}
+    del digests["manifest.json"]
+    assert json.loads((saved / "manifest.json").read_text()) == digests
+
+
+@pytest.mark.parametrize(
+    ("keep_every", "kept"),
+    [(None, [11, 12]), (1, [2, 4, 6, 8, 10, 11, 12]), (2, [4, 8, 11, 12]), (3, [6, 11, 12]), (9, [11, 12])],
+)
+def test_checkpoints_of_every_so_many_epochs_are_kept_too(tmp_path, keep_every, kept):
+    run(tmp_path, epochs=6, keep_every=keep_every, checkpoint_every=1)
+    assert steps(tmp_path) == kept
+
+
+def test_the_checkpoint_with_the_highest_value_of_a_metric_is_kept_too(tmp_path):
+    history = run(tmp_path, epochs=6, keep_best="contrast_top1").history
+    ends = [entry for entry in history if entry["step"] % 2 == 0]
+    best = max(ends, key=lambda entry: (entry["contrast_top1"], entry["step"]))
+    assert best["step"] < 10  # else this would show nothing
+    assert steps(tmp_path) == [best["step"], 10, 12]
+
+
+def test_a_metric_that_the_log_does_not_have_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"`keep_best` must be a figure of the log, one of .*'loss'.*, got 'top1'"):
+        run(tmp_path, keep_best="top1")
+
+
+def test_an_old_checkpoint_that_is_damaged_does_not_stop_the_run(tmp_path):
+    run(tmp_path, max_steps=4)
+    (tmp_path / "checkpoints" / "step-00000002" / "state.json").write_text("{")
+    run(tmp_path, keep_every=1, keep_best="loss")
+    assert steps(tmp_path) == [4, 6]
 
 
 def test_the_weights_are_those_of_the_method(tmp_path):
@@ -127,44 +174,62 @@ def test_a_checkpoint_that_could_not_be_finished_is_none(tmp_path, monkeypatch):
 
     monkeypatch.setattr(torch, "save", die)  # in the middle: after the weights, before the state
     with pytest.raises(KeyboardInterrupt):
-        save_checkpoint(tmp_path, method, optimizer, accelerator, {"step": 7, "run": {}}, keep=2)
+        save_checkpoint(tmp_path, method, optimizer, accelerator, {"step": 7, "run": {}})
     assert list_checkpoints(tmp_path) == []
 
 
 def test_a_checkpoint_can_be_written_where_an_earlier_run_died_writing_it(tmp_path):
     method, optimizer, accelerator = parts()
     (tmp_path / ".step-00000007.partial" / "rest").mkdir(parents=True)
-    saved = save_checkpoint(tmp_path, method, optimizer, accelerator, {"step": 7, "run": {}}, keep=2)
+    saved = save_checkpoint(tmp_path, method, optimizer, accelerator, {"step": 7, "run": {}})
     assert names(tmp_path) == ["step-00000007"]
-    assert names(saved) == ["method.safetensors", "optimizer.pt", "state.json"]
+    assert names(saved) == FILES
 
 
 def test_the_old_checkpoint_is_there_until_the_new_one_is(tmp_path, monkeypatch):
     method, optimizer, accelerator = parts()
-    save_checkpoint(tmp_path, method, optimizer, accelerator, {"step": 1, "run": {}}, keep=1)
+    save_checkpoint(tmp_path, method, optimizer, accelerator, {"step": 1, "run": {}})
 
     def die(*args):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(torch, "save", die)
     with pytest.raises(KeyboardInterrupt):
-        save_checkpoint(tmp_path, method, optimizer, accelerator, {"step": 2, "run": {}}, keep=1)
+        save_checkpoint(tmp_path, method, optimizer, accelerator, {"step": 2, "run": {}})
     assert [path.name for path in list_checkpoints(tmp_path)] == ["step-00000001"]
 
 
-def test_a_checkpoint_of_the_same_step_is_replaced(tmp_path):
+def test_a_checkpoint_of_the_same_step_and_other_settings_is_replaced(tmp_path):
     method, optimizer, accelerator = parts()
     for run_of in ("first", "second"):
         state = {"step": 1, "run": {"name": run_of}}
-        saved = save_checkpoint(tmp_path, method, optimizer, accelerator, state, keep=1)
+        saved = save_checkpoint(tmp_path, method, optimizer, accelerator, state)
     assert json.loads((saved / "state.json").read_text())["run"] == {"name": "second"}
+    assert names(tmp_path) == ["step-00000001"]
+
+
+def test_a_checkpoint_of_the_same_step_and_settings_is_not_written_again(tmp_path):
+    method, optimizer, accelerator = parts()
+    written = []
+    for _ in range(2):
+        saved = save_checkpoint(tmp_path, method, optimizer, accelerator, {"step": 1, "run": {"size": (1, 2)}})
+        written.append((saved.stat().st_ino, (saved / "state.json").stat().st_mtime_ns))
+    assert written[0] == written[1]
+
+
+def test_a_damaged_checkpoint_of_the_same_step_is_written_again(tmp_path):
+    method, optimizer, accelerator = parts()
+    saved = save_checkpoint(tmp_path, method, optimizer, accelerator, {"step": 1, "run": {}})
+    (saved / "optimizer.pt").write_bytes(b"")
+    save_checkpoint(tmp_path, method, optimizer, accelerator, {"step": 1, "run": {}})
+    assert damage(saved) is None
 
 
 def test_a_loaded_checkpoint_gives_back_weights_and_momentum(tmp_path):
     method, optimizer, accelerator = parts()
     method(torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))).z_a.sum().backward()
     optimizer.step()
-    saved = save_checkpoint(tmp_path, method, optimizer, accelerator, {"step": 1, "run": {}}, keep=1)
+    saved = save_checkpoint(tmp_path, method, optimizer, accelerator, {"step": 1, "run": {}})
     other = simclr(seed=6)
     fresh = torch.optim.SGD(other.parameters(), 0.1, momentum=0.9)
     load_checkpoint(saved, method=other, optimizer=fresh, accelerator=accelerator)
@@ -209,6 +274,75 @@ def test_a_folder_without_its_state_is_no_checkpoint(tmp_path):
     assert find_checkpoint("auto", out=tmp_path).name == "step-00000004"
 
 
+def test_a_folder_of_checkpoints_that_cannot_be_listed_is_not_taken_for_an_empty_one(tmp_path, monkeypatch):
+    run(tmp_path, max_steps=2)
+
+    def denied(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(os, "listdir", denied)
+    monkeypatch.setattr(os, "scandir", denied)
+    with pytest.raises(InputError, match="Permission denied"):
+        run(tmp_path)
+
+
+def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(tmp_path):
+    whole, method = simclr(), simclr(seed=6)
+    run(tmp_path / "whole", method=whole)
+    run(tmp_path / "a")
+    (tmp_path / "a" / "checkpoints" / "step-00000006" / "optimizer.pt").write_bytes(b"")
+    result = run(tmp_path / "a", method=method)
+    assert_bit_equal(weights(method), weights(whole))
+    assert [entry["step"] for entry in result.history] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_damaged_checkpoint_is_set_aside_and_named_once(tmp_path, capsys):
+    run(tmp_path)
+    damaged = tmp_path / "checkpoints" / "step-00000006"
+    (damaged / "optimizer.pt").write_bytes(b"")
+    for _ in range(2):
+        run(tmp_path)
+    assert capsys.readouterr().err == (
+        f"{damaged} is damaged (optimizer.pt is not what was written): moved to damaged-step-00000006.\n"
+    )
+    assert names(tmp_path / "checkpoints") == ["damaged-step-00000006", "step-00000004", "step-00000006"]
+
+
+def test_what_was_set_aside_is_no_checkpoint(tmp_path):
+    run(tmp_path)
+    (tmp_path / "checkpoints" / "step-00000006").rename(tmp_path / "checkpoints" / "damaged-step-00000006")
+    assert steps(tmp_path) == [4]
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_is_refused(tmp_path):
+    run(tmp_path)
+    for saved in (tmp_path / "checkpoints").iterdir():
+        (saved / "optimizer.pt").unlink()
+    with refused(
+        f"every checkpoint in {tmp_path / 'checkpoints'} is damaged; the newest, step-00000006: optimizer.pt is "
+        "missing. Repair one, or resume 'never' to begin anew."
+    ):
+        run(tmp_path)
+    assert names(tmp_path / "checkpoints") == ["step-00000004", "step-00000006"]
+
+
+def test_a_damaged_checkpoint_that_was_asked_for_is_refused(tmp_path):
+    saved = run(tmp_path / "a", max_steps=2).checkpoint
+    (saved / "state.json").write_text("{}")
+    with refused(f"{saved} is damaged (state.json is not what was written): resume from another checkpoint."):
+        run(tmp_path / "b", resume=saved)
+
+
+def test_a_disk_that_cannot_be_read_is_damage(tmp_path, monkeypatch):
+    saved = run(tmp_path, max_steps=2).checkpoint
+
+    def unreadable(file, algorithm):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(hashlib, "file_digest", unreadable)
+    assert damage(saved) == "method.safetensors: Input/output error"
+
+
 @pytest.mark.parametrize("as_text", [True, False])
 def test_the_folder_of_a_run_means_its_newest_checkpoint(tmp_path, as_text):
     run(tmp_path / "a")
@@ -247,6 +381,7 @@ def test_going_on_from_an_earlier_checkpoint_of_the_same_run_counts_from_there(t
     assert result.steps == 5
     assert result.checkpoint == tmp_path / "checkpoints" / "step-00000005"
     assert find_checkpoint("auto", out=tmp_path) == tmp_path / "checkpoints" / "step-00000005"
+    assert names(tmp_path / "checkpoints") == ["step-00000004", "step-00000005"]  # the sound later one is not damaged
 
 
 # Refused
@@ -279,6 +414,61 @@ def test_a_run_with_other_settings_is_refused(tmp_path, changes, names_it):
     with refused(message):
         run(tmp_path, **changes)
     assert (tmp_path / "metrics.jsonl").read_bytes() == log
+
+
+@pytest.mark.parametrize(
+    ("changes", "passes", "steps_in_all"),
+    [
+        ({"batch_size": 4}, 2, 12),
+        ({"batch_size": 16}, 2, 3),
+        ({"chunk_size": 2}, 2, 6),
+        ({"epochs": 4}, 2, 8),
+        ({"dataset": data(32)}, 2, 12),
+    ],
+    ids=["smaller batches", "larger batches", "chunks", "epochs", "images"],
+)
+def test_a_run_goes_on_with_other_settings_where_they_may_change(tmp_path, changes, passes, steps_in_all):
+    run(tmp_path, max_steps=4)
+    names_ = {"images" if name == "dataset" else name for name in changes}
+    result = run(tmp_path, may_change=names_, **changes)
+    assert result.steps == steps_in_all
+    own = [entry["step"] for entry in result.history]
+    assert own == sorted(set(own))
+    assert result.history[-1]["epoch"] == changes.get("epochs", 3)
+    assert [entry for entry in result.history if entry["epoch"] == passes]  # the log of what was done before
+
+
+def test_a_run_with_larger_batches_can_be_resumed_at_once(tmp_path):
+    run(tmp_path, max_steps=4)
+    changes = {"batch_size": 16, "may_change": {"batch_size"}}
+    run(tmp_path, max_steps=2, **changes)  # as many as step 4 was, so nothing but a checkpoint under the new number
+    assert steps(tmp_path) == [2]
+    assert run(tmp_path, batch_size=16).steps == 3
+
+
+def test_a_death_while_steps_are_counted_anew_loses_nothing(tmp_path, monkeypatch):
+    run(tmp_path, max_steps=4)
+
+    def die(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pretraining, "remove_checkpoints", die)
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path, batch_size=16, may_change={"batch_size"})
+    assert run(tmp_path, batch_size=16, may_change={"batch_size"}).steps == 3
+
+
+def test_a_rate_that_may_change_is_the_new_one(tmp_path):
+    def sgd(method, lr):
+        return torch.optim.SGD(method.parameters(), lr, momentum=0.9)
+
+    first, second = simclr(), simclr()
+    run(tmp_path, method=first, optimizer=sgd(first, 0.1), max_steps=2)
+    optimizer = sgd(second, 0.3)
+    result = run(tmp_path, method=second, optimizer=optimizer, may_change={"optimizer_groups"}, max_steps=3)
+    assert optimizer.param_groups[0]["initial_lr"] == 0.3
+    assert result.history[-1]["lr"] == pytest.approx(0.3 * 0.5 * (1 + math.cos(math.pi * 2 / 6)))
 
 
 def test_a_setting_that_the_checkpoint_does_not_know_is_refused(tmp_path):
@@ -328,7 +518,7 @@ def test_a_checkpoint_of_another_optimiser_is_refused(tmp_path):
         run(tmp_path / "b", method=method, optimizer=torch.optim.AdamW(method.parameters(), 0.1), resume=saved)
 
 
-@pytest.mark.parametrize("file", ["method.safetensors", "optimizer.pt", "state.json"])
+@pytest.mark.parametrize("file", FILES)
 def test_a_checkpoint_that_was_cut_short_is_refused(tmp_path, file):
     saved = run(tmp_path / "a", max_steps=2).checkpoint
     content = (saved / file).read_bytes()

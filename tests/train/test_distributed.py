@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from cl_train import InputError
 from torch.testing import assert_close
 
 WORKER = Path(__file__).with_name("_worker.py")
@@ -87,8 +88,16 @@ def test_all_processes_have_the_same_weights_bit_for_bit(seen, world, case):
 @pytest.mark.parametrize("world", WORLDS)
 def test_a_run_that_was_begun_on_many_processes_can_be_finished_on_one(seen, alone, folders, tmp_path, world):
     begun = folders / f"world {world}" / "sgd" / "checkpoints" / "step-00000003"
-    finished = runpy.run_path(str(WORKER))["run"](tmp_path, seed=6, resume=begun)
+    finished = runpy.run_path(str(WORKER))["run"](tmp_path, seed=6, resume=begun, may_change={"processes"})
     assert gap(finished["weights"], alone["sgd"]["weights"]) < 1e-9
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_a_run_that_was_begun_on_many_processes_is_not_finished_on_one_unasked(seen, folders, tmp_path, world):
+    begun = folders / f"world {world}" / "sgd" / "checkpoints" / "step-00000003"
+    message = f"{begun} is of a run with processes={world}, this one has processes=1: give that value,"
+    with pytest.raises(InputError, match=f"^{re.escape(message)}"):
+        runpy.run_path(str(WORKER))["run"](tmp_path, seed=6, resume=begun)
 
 
 @pytest.mark.parametrize("case", ["sgd", "lars"])
@@ -103,7 +112,9 @@ def test_a_run_on_many_processes_logs_what_one_does(seen, alone, world, case):
     for result in seen[world]:
         assert len(result[case]["history"]) == 5
         for found, expected in zip(result[case]["history"], alone[case]["history"], strict=True):
-            assert found == pytest.approx(expected, rel=1e-6)  # losses are averaged in float32
+            assert found.keys() == expected.keys()
+            for name in expected.keys() - {"contrast_top1"}:  # which each process takes among its own images
+                assert found[name] == pytest.approx(expected[name], rel=1e-6)  # losses are averaged in float32
 
 
 @pytest.mark.parametrize("world", WORLDS)
@@ -120,12 +131,13 @@ def test_all_processes_leave_with_the_running_statistics_of_the_main_one(seen, w
 
 
 @pytest.mark.parametrize("world", WORLDS)
-def test_processes_that_find_different_checkpoints_are_refused(seen, world):
+def test_processes_that_do_not_see_the_checkpoint_are_refused(seen, folders, world):
+    checkpoint = folders / f"world {world}" / "own" / "checkpoints" / "step-00000002"
+    blind = list(range(1, world))
     for result in seen[world]:
-        starts = [2] + [0] * (world - 1)
         assert (
             result["own folders"]
-            == f"`out` must be a folder that all processes share, they found checkpoints of steps {starts}."
+            == f"`out` must be a folder that all processes share, {blind} do not see {checkpoint}."
         )
 
 
@@ -158,3 +170,31 @@ def test_a_run_without_gathered_negatives_is_noticed(seen, alone, world):
 def test_a_run_without_gathered_negatives_logs_other_losses(seen, alone, world):
     found, expected = (r["without gather"]["history"][0]["loss"] for r in (seen[world][0], alone))
     assert found < expected - 0.1  # fewer candidates, less to choose from
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_20_steps_with_synchronised_batchnorm_are_those_of_one_process(seen, alone, world):
+    expected = alone["norms"]["synchronised"]
+    for result in seen[world]:
+        assert gap(result["norms"]["synchronised"], expected) < 1e-9
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_processes_without_synchronised_batchnorm_are_as_many_chunks_of_one(seen, alone, world):
+    expected = alone["norms"][f"{world} chunks"]
+    for result in seen[world]:
+        assert gap(result["norms"]["local"], expected) < 1e-9
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_global_statistics_on_many_processes_are_those_of_the_whole_batch(seen, alone, world):
+    expected = alone["norms"]["whole"]
+    for result in seen[world]:
+        assert gap(result["norms"]["global"], expected) < 1e-9
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_whose_statistics_batchnorm_uses_makes_a_difference(seen, alone, world):
+    expected = alone["norms"]["whole"]
+    for kind in ("local", "synchronised chunks", "parts"):
+        assert gap(seen[world][0]["norms"][kind], expected) > 1e-3, kind

@@ -172,13 +172,19 @@ def test_a_root_that_is_a_file_is_refused(tmp_path):
 
 
 def test_an_empty_root_is_refused(tmp_path):
-    with refused(f"`root` must be a folder of class folders, {tmp_path} holds no folders."):
+    with refused(
+        f"`root` must be a folder of class folders, {tmp_path} holds no folders; "
+        "`labelled=False` takes images without classes."
+    ):
         FolderDataset(tmp_path)
 
 
 def test_a_root_with_images_and_no_class_folders_is_refused(tmp_path):
     save(tmp_path / "x.png")
-    with refused(f"`root` must be a folder of class folders, {tmp_path} holds no folders."):
+    with refused(
+        f"`root` must be a folder of class folders, {tmp_path} holds no folders; "
+        "`labelled=False` takes images without classes."
+    ):
         FolderDataset(tmp_path)
 
 
@@ -296,8 +302,8 @@ def test_a_file_that_vanished_is_refused_when_it_is_read(root):
 def test_a_file_that_cannot_be_read_in_the_loop_is_named_in_one_line(root, workers):
     data = FolderDataset(root)
     (root / "cat" / "a.png").write_bytes(b"broken")
-    numbers = [torch.tensor([0, 1])]
-    source = batches(data, numbers, numbers, cut=EvalTransform(8), workers=workers, device=torch.device("cpu"))
+    numbers = torch.tensor([0, 1])
+    source = batches(data, [(numbers, numbers)], cut=EvalTransform(8), workers=workers, device=torch.device("cpu"))
     with pytest.raises(InputError, match=f"^{re.escape(str(root / 'cat' / 'a.png'))} cannot be decoded") as caught:
         next(source)
     assert "\n" not in str(caught.value)

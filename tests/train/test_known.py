@@ -93,8 +93,8 @@ def test_cifar10_has_the_names_of_the_classes_in_both_parts(cifar):
 
 def test_missing_cifar10_is_refused_with_the_command_that_fetches_it(tmp_path):
     with refused(
-        f"`root` must hold the folder cifar-10-batches-py, {tmp_path} does not; to fetch it: "
-        f"python -c \"import torchvision; torchvision.datasets.CIFAR10('{tmp_path}', download=True)\"."
+        f"`root` must hold the folder cifar-10-batches-py, or train.parquet and test.parquet, {tmp_path} does not; to "
+        f"fetch it: python -c \"import torchvision; torchvision.datasets.CIFAR10('{tmp_path}', download=True)\"."
     ):
         load_cifar10(tmp_path)
 

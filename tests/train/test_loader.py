@@ -1,5 +1,6 @@
 """Batches: who reads which images, and that files and memory give the same views."""
 
+import re
 from itertools import chain
 
 import numpy as np
@@ -7,11 +8,14 @@ import pytest
 import torch
 from cl_augment import EvalTransform, SimCLRAugment
 from cl_losses import NTXentLoss
-from cl_train import ArrayDataset, FolderDataset, SimCLR
+from cl_train import ArrayDataset, FolderDataset, InputError, SimCLR, _loader, _plan, _readers, in_memory
+from cl_train._batch import HostCuts
 from cl_train._loader import batches, epoch_ids
+from cl_train._plan import Plan
 from PIL import Image
 from torch import nn
 
+CPU = torch.device("cpu")
 # what reading in worker processes may warn of on a small machine or a newer Python, and is no matter here
 few_cores = pytest.mark.filterwarnings("ignore:This DataLoader will create")
 forking = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
@@ -103,11 +107,6 @@ def folder(tmp_path) -> FolderDataset:
     return FolderDataset(tmp_path / "data")
 
 
-def in_memory(folder: FolderDataset) -> ArrayDataset:
-    images = torch.stack([folder.read(i) for i in range(len(folder))])
-    return ArrayDataset(images, folder.labels, classes=folder.classes)
-
-
 def simclr() -> SimCLR:
     return SimCLR(nn.Identity(), nn.Identity(), SimCLRAugment(8, blur=True), NTXentLoss(temperature=0.5))
 
@@ -116,7 +115,8 @@ def views_of(dataset, *, workers=0) -> list[torch.Tensor]:
     method = simclr()
     numbers = epoch_ids(12, batch_size=4, seed=0, epoch=0, process=0, processes=1)
     keys = [method.keys(n, seed=0, epoch=0) for n in numbers]
-    source = batches(dataset, numbers, keys, cut=method.cut, workers=workers, device=torch.device("cpu"))
+    shares = zip(numbers, keys, strict=True)
+    source = batches(dataset, shares, cut=method.cut, workers=workers, device=CPU)
     return [method.views(batch.images, batch.keys) for batch in source]
 
 
@@ -138,7 +138,7 @@ def test_a_batch_has_the_labels_and_keys_of_its_numbers(folder, kind):
     dataset = folder if kind == "files" else in_memory(folder)
     numbers, keys = [torch.tensor([7, 0]), torch.tensor([11, 3])], [torch.tensor([70, 1]), torch.tensor([5, 6])]
     cut = EvalTransform(8)
-    found = list(batches(dataset, numbers, keys, cut=cut, workers=0, device=torch.device("cpu")))
+    found = list(batches(dataset, zip(numbers, keys, strict=True), cut=cut, workers=0, device=CPU))
     assert [batch.labels.tolist() for batch in found] == [folder.labels[n].tolist() for n in numbers]
     assert [batch.keys.tolist() for batch in found] == [[70, 1], [5, 6]]
 
@@ -150,11 +150,10 @@ def test_a_file_is_cut_with_its_own_key(folder):
     found = list(
         batches(
             folder,
-            [torch.tensor([7, 0])],
-            [torch.tensor([70, 1])],
+            [(torch.tensor([7, 0]), torch.tensor([70, 1]))],
             cut=cut,
             workers=0,
-            device=torch.device("cpu"),
+            device=CPU,
         )
     )
     corner = [int(folder.read(number)[0, 0, 0]) for number in (7, 0)]
@@ -167,13 +166,168 @@ def test_images_in_memory_come_uncut():
     def cut(image, key):
         raise AssertionError("cut must not be called")
 
-    numbers = [torch.tensor([4, 1])]
-    found = list(batches(ArrayDataset(images), numbers, numbers, cut=cut, workers=None, device=torch.device("cpu")))
+    numbers = [(torch.tensor([4, 1]), torch.tensor([4, 1]))]
+    found = list(batches(ArrayDataset(images), numbers, cut=cut, workers=None, device=CPU))
     assert torch.equal(found[0].images, images[[4, 1]])
 
 
 def test_without_labels_a_batch_has_none():
-    numbers = [torch.tensor([0, 1])]
+    numbers = [(torch.tensor([0, 1]), torch.tensor([0, 1]))]
     dataset = ArrayDataset(torch.zeros(2, 3, 4, 4))
-    found = list(batches(dataset, numbers, numbers, cut=EvalTransform(8), workers=0, device=torch.device("cpu")))
+    found = list(batches(dataset, numbers, cut=EvalTransform(8), workers=0, device=CPU))
     assert found[0].labels is None
+
+
+# Batches that stay on the host
+
+
+@pytest.mark.parametrize("kind", ["files", "memory"])
+@pytest.mark.parametrize("size", [1, 5, 7, 40])
+def test_chunks_of_a_batch_on_the_host_are_those_of_the_batch(folder, kind, size):
+    dataset = folder if kind == "files" else in_memory(folder)
+    ids = torch.arange(40) % 12  # more than a piece
+    options = {"cut": simclr().cut, "workers": 0, "device": CPU}
+    (whole,) = batches(dataset, [(ids, ids)], **options)
+    (batch,) = batches(dataset, [(ids, ids)], host=True, **options)
+    chunks = [chunk.to(CPU) for chunk in batch.split(size)]
+    assert len(chunks) == -(-40 // size)
+    for place in range(2 if kind == "files" else 1):
+        parts = [chunk.images[place] if kind == "files" else chunk.images for chunk in chunks]
+        assert torch.equal(torch.cat(parts), whole.images[place] if kind == "files" else whole.images)
+    assert torch.equal(torch.cat([chunk.keys for chunk in chunks]), ids)
+    assert torch.equal(torch.cat([chunk.labels for chunk in chunks]), folder.labels[ids])
+
+
+# Images that cannot be read
+
+
+def damaged(folder, *numbers) -> None:
+    for number in numbers:
+        open(folder.files[number], "w").close()
+
+
+@few_cores
+@forking
+@pytest.mark.parametrize("workers", [0, 2])
+def test_images_that_cannot_be_read_are_left_out_and_named(folder, workers):
+    ids = torch.tensor([7, 3, 0, 11, 5])
+    keys = ids + 100
+    options = {"cut": simclr().cut, "workers": workers, "device": CPU}
+    (whole,) = batches(folder, [(ids, keys)], **options)
+    damaged(folder, 3, 5)
+    (batch,) = batches(folder, [(ids, keys)], skip_unreadable=True, **options)
+    kept = [0, 2, 3]
+    assert batch.skipped == (folder.files[3], folder.files[5])
+    assert batch.keys.tolist() == [107, 100, 111]
+    assert torch.equal(batch.labels, whole.labels[kept])
+    for found, expected in zip(batch.images, whole.images, strict=True):
+        assert torch.equal(found, expected[kept])
+
+
+@pytest.mark.parametrize("first", [0, 1, 31, 32, 33])
+def test_images_are_left_out_at_their_places_in_whatever_piece(folder, first):
+    good, bad = 2, 4
+    ids = torch.full((70,), good)
+    ids[first : first + 33] = bad  # a whole piece, perhaps
+    damaged(folder, bad)
+    keys = torch.arange(70)
+    (batch,) = batches(folder, [(ids, keys)], cut=EvalTransform(8), workers=0, device=CPU, skip_unreadable=True)
+    assert batch.keys.tolist() == keys[ids == good].tolist()
+    assert batch.skipped == (folder.files[bad],) * 33
+    assert len(batch.images) == len(batch.labels) == 37
+
+
+def test_the_first_image_that_cannot_be_read_ends_the_run_unless_it_may_be_left_out(folder):
+    damaged(folder, 3, 5)
+    ids = torch.tensor([7, 3, 0, 11, 5])
+    with pytest.raises(InputError, match=f"^{re.escape(folder.files[3])} cannot be decoded as an image"):
+        list(batches(folder, [(ids, ids)], cut=EvalTransform(8), workers=0, device=CPU))
+
+
+def test_a_batch_of_which_fewer_than_two_images_can_be_read_is_refused(folder):
+    damaged(folder, 3, 5)
+    ids = torch.tensor([3, 0, 5])
+    message = f"a batch must have at least 2 images that can be read on each process; {folder.files[5]} cannot be dec"
+    with pytest.raises(InputError, match=f"^{re.escape(message)}"):
+        list(batches(folder, [(ids, ids)], cut=EvalTransform(8), workers=0, device=CPU, skip_unreadable=True))
+
+
+# The batches of a run
+
+
+def views_of_run(folder, *, start=0, workers=0, stop=9) -> list[torch.Tensor]:
+    method, plan = simclr(), Plan(folder, batch_size=4, epochs=3, seed=1, process=0, processes=1)
+    found = []
+    for step, batch in plan.batches(start, stop, method=method, workers=workers, device=CPU):
+        assert step == start + len(found)
+        moved = batch.to(CPU)
+        found.append(method.views(moved.images, moved.keys))
+    return found
+
+
+@few_cores
+@forking
+@pytest.mark.parametrize(("start", "workers"), [(0, 2), (2, 0), (5, 2), (9, 0)])
+def test_a_run_that_goes_on_makes_the_views_that_it_would_have(folder, start, workers):
+    whole, rest = views_of_run(folder), views_of_run(folder, start=start, workers=workers)
+    assert len(rest) == 9 - start
+    for found, expected in zip(rest, whole[start:], strict=True):
+        assert torch.equal(found, expected)
+
+
+def test_cuts_of_files_wait_on_the_host_until_they_are_used(folder):
+    plan = Plan(folder, batch_size=4, epochs=1, seed=1, process=0, processes=1)
+    for _, batch in plan.batches(0, 3, method=simclr(), workers=0, device=CPU):
+        assert isinstance(batch.images, HostCuts)
+
+
+@few_cores
+@forking
+def test_one_set_of_workers_reads_all_epochs(folder, monkeypatch):
+    made, loader = [], _readers.DataLoader
+    monkeypatch.setattr(_readers, "DataLoader", lambda *args, **options: made.append(1) or loader(*args, **options))
+    assert len(views_of_run(folder, workers=2)) == 9
+    assert len(made) == 1
+
+
+def test_orders_of_epochs_to_come_are_not_made_before_they_are_needed(folder, monkeypatch):
+    epochs = []
+    monkeypatch.setattr(
+        _plan, "epoch_ids", lambda *args, **options: epochs.append(options["epoch"]) or epoch_ids(*args, **options)
+    )
+    plan = Plan(folder, batch_size=4, epochs=1000, seed=1, process=0, processes=1)
+    found = plan.batches(0, 3000, method=simclr(), workers=0, device=CPU)
+    for _ in range(4):
+        next(found)
+    found.close()
+    assert epochs == [0, 1]
+
+
+@pytest.mark.parametrize(("free", "times"), [(6 * 8, 0), (6 * 8 + 1, 1)])
+def test_images_in_memory_move_to_a_gpu_that_has_room_for_eight_times_as_many(monkeypatch, free, times):
+    images = torch.arange(6, dtype=torch.uint8).reshape(6, 1, 1, 1)
+    ids, moved = torch.tensor([4, 2]), []
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 10**9))
+        patch.setattr(torch.Tensor, "to", lambda self, device: moved.append(device) or self)
+        patch.setattr(_loader, "to_device", lambda tensor, device: tensor)
+        (batch,) = batches(ArrayDataset(images), [(ids, ids)], cut=None, workers=0, device=torch.device("cuda"))
+    assert [device.type for device in moved] == ["cuda"] * times
+    assert batch.images.flatten().tolist() == [4, 2]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("host", [True, False])
+def test_a_gpu_gets_the_images_of_the_host(folder, host, monkeypatch):
+    ids, device = torch.arange(12), torch.device("cuda")
+    for dataset in (folder, in_memory(folder)):
+        for workers in (0, 2):
+            options = {"cut": simclr().cut, "workers": workers}
+            (expected,) = batches(dataset, [(ids, ids)], device=CPU, **options)
+            (batch,) = batches(dataset, [(ids, ids)], device=device, host=host, **options)
+            found = batch.to(device)
+            for part, other in zip(
+                *(b.images if dataset is folder else [b.images] for b in (found, expected)), strict=True
+            ):
+                assert part.is_cuda
+                assert torch.equal(part.cpu(), other)

@@ -2,7 +2,9 @@
 
 import json
 import math
+import os
 import re
+import signal
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ import torch
 from cl_augment import SimCLRAugment, sample_keys
 from cl_losses import NTXentLoss
 from cl_train import LARS, ArrayDataset, FolderDataset, InputError, SimCLR, lars_groups, make_accelerator, pretrain
+from cl_train._interrupt import Interrupted
 from cl_train._plan import Plan
 from PIL import Image
 from torch import nn
@@ -332,8 +335,12 @@ def test_a_finished_run_took_all_steps(whole):
 
 def test_without_a_terminal_progress_is_a_line_at_the_end(tmp_path, capsys):
     pretrain(simclr(), data(), out=tmp_path, max_steps=2, **SETTINGS | {"progress": True})
+    first, last = capsys.readouterr().err.splitlines()
+    assert first == (
+        "world=1 backend=none device=cpu precision=no threads=1 images/step=8 negatives=14 parameters=0.000488M steps=2"
+    )
     assert re.fullmatch(
-        r"pretrain step 2/2 loss \d\.\d+ probe_top1 \S+ images_per_second \S+\n", capsys.readouterr().err
+        r"pretrain: step 2/2, loss \d\.\d+, contrast_top1 \S+, probe_top1 \S+, \S+ images/s, took 00:0\d", last
     )
 
 
@@ -343,6 +350,18 @@ def test_without_progress_nothing_is_printed(tmp_path, capsys):
 
 
 # Restarts
+
+
+def asking(at: int):
+    """A hook that asks the run to stop in its forward number `at`, from 1."""
+    calls = []
+
+    def hook(*args):
+        calls.append(None)
+        if len(calls) == at:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    return hook
 
 
 @pytest.mark.parametrize("cut", [1, 4, 6, 11], ids=["after one step", "after an epoch", "in an epoch", "near the end"])
@@ -367,7 +386,7 @@ def test_a_resumed_run_logs_to_the_same_file(whole, tmp_path):
 def test_entries_beyond_the_checkpoint_are_dropped_on_resume(tmp_path):
     pretrain(simclr(), data(), out=tmp_path, max_steps=6, **SETTINGS)
     with (tmp_path / "metrics.jsonl").open("a") as file:  # the run went on and died before its next checkpoint
-        file.write('{"step": 7, "loss": 0.0}\n')
+        file.write('{"step": 7, "epoch": 1.75, "loss": 0.0}\n')
     result = pretrain(simclr(), data(), out=tmp_path, max_steps=8, **SETTINGS)
     assert [entry["step"] for entry in result.history] == list(range(1, 9))
     assert result.history[6]["loss"] > 0
@@ -379,6 +398,45 @@ def test_a_log_that_was_cut_in_the_middle_of_a_line_does_not_stop_a_resume(tmp_p
         file.write('{"step": 7, "lo')
     result = pretrain(simclr(), data(), out=tmp_path, max_steps=8, **SETTINGS)
     assert [entry["step"] for entry in result.history] == list(range(1, 9))
+
+
+def test_a_log_with_a_damaged_line_stops_a_resume_by_name(tmp_path):
+    pretrain(simclr(), data(), out=tmp_path, max_steps=6, **SETTINGS)
+    log = tmp_path / "metrics.jsonl"
+    log.write_text(log.read_text().replace('"step": 3', '"stop": 3'))
+    with refused(f"{log} is damaged, line 3 is no entry: repair or remove it, or resume 'never'."):
+        pretrain(simclr(), data(), out=tmp_path, **SETTINGS)
+
+
+def test_a_death_while_the_log_is_rewritten_loses_nothing_of_it(tmp_path, monkeypatch):
+    pretrain(simclr(), data(), out=tmp_path, max_steps=6, **SETTINGS)
+
+    def die(*args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", die)
+        patch.setattr(os, "fsync", die)
+        with pytest.raises(KeyboardInterrupt):
+            pretrain(simclr(), data(), out=tmp_path, **SETTINGS)
+    assert [entry["step"] for entry in lines(tmp_path)] == list(range(1, 7))
+    assert len(pretrain(simclr(), data(), out=tmp_path, **SETTINGS).history) == 12
+
+
+@pytest.mark.parametrize("at", [1, 2, 5, 7, 11])
+def test_a_run_that_was_asked_to_stop_goes_on_in_the_middle_of_a_window_of_the_log(tmp_path, at):
+    settings, runs = SETTINGS | {"log_every": 3}, {}
+    for name in ("whole", "stopped"):
+        method = simclr()
+        if name == "stopped":
+            method.encoder.register_forward_hook(asking(at))
+            with pytest.raises(Interrupted):
+                pretrain(method, data(), out=tmp_path / name, **settings)
+            method = simclr()
+        history = pretrain(method, data(), out=tmp_path / name, **settings).history
+        runs[name] = figures(history), weights(method)
+    assert runs["stopped"][0] == runs["whole"][0]
+    assert_bit_equal(runs["stopped"][1], runs["whole"][1])
 
 
 def test_the_same_run_twice_is_the_same_bit_for_bit(whole, tmp_path):
@@ -452,7 +510,11 @@ def test_a_run_can_be_cut_by_fewer_steps_than_it_has_taken(tmp_path):
         ({"workers": -1}, "`workers` must be at least 0, got -1."),
         ({"max_steps": 0}, "`max_steps` must be at least 1, got 0."),
         ({"log_every": 0}, "`log_every` must be at least 1, got 0."),
-        ({"keep_checkpoints": 0}, "`keep_checkpoints` must be at least 1, got 0."),
+        ({"keep_checkpoints": 1}, "`keep_checkpoints` must be at least 2, got 1."),
+        ({"keep_every": 0}, "`keep_every` must be at least 1, got 0."),
+        ({"checkpoint_every": 0}, "`checkpoint_every` must be at least 1, got 0."),
+        ({"max_bad_images": 1.0}, "`max_bad_images` must be in [0, 1), got 1.0."),
+        ({"on_nonfinite": "warn"}, "`on_nonfinite` must be one of 'stop', 'skip', got 'warn'."),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
@@ -465,6 +527,16 @@ def test_an_argument_out_of_its_range_is_refused_before_anything_is_written(tmp_
 def test_a_batch_that_processes_cannot_share_is_refused():
     with refused("`batch_size` must be a multiple of the 3 processes, got 8."):
         Plan(data(), batch_size=8, epochs=1, seed=0, process=0, processes=3)
+
+
+def test_a_run_folder_that_is_read_only_is_refused(tmp_path, monkeypatch):
+    def denied(path, *args, **kwargs):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(type(tmp_path), "touch", denied)  # to root, who may run this, nothing is read-only
+    with refused(f"`out` must be a folder that can be written to, {tmp_path}: Permission denied."):
+        pretrain(simclr(), data(), out=tmp_path, **SETTINGS)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_run_folder_below_a_file_is_refused(tmp_path):
@@ -490,7 +562,7 @@ def test_a_refused_run_leaves_the_weights_alone(tmp_path):
     assert_bit_equal(weights(method), before)
 
 
-# A loss that is no number
+# Numbers that are not finite; more in test_finite.py
 
 
 def turning(value: float, *, at: int):
@@ -504,29 +576,39 @@ def turning(value: float, *, at: int):
     return loss
 
 
+@pytest.mark.parametrize("log_every", [1, 50])
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_a_loss_that_is_not_finite_ends_the_run_and_names_the_step(tmp_path, value):
-    with pytest.raises(FloatingPointError, match=rf"^the loss is {value} at step 6\.$"):
-        pretrain(simclr(loss=turning(value, at=6)), data(), out=tmp_path, **SETTINGS)
+def test_a_loss_that_is_not_finite_ends_the_run_and_names_the_step(tmp_path, value, log_every):
+    message = (
+        "an embedding, the loss or a gradient is not finite at step 5; weights are those before it, its images are in "
+        f"{tmp_path / 'nonfinite.json'}."
+    )
+    with pytest.raises(FloatingPointError, match=f"^{re.escape(message)}$"):
+        pretrain(simclr(loss=turning(value, at=6)), data(), out=tmp_path, **SETTINGS | {"log_every": log_every})
 
 
-def test_a_loss_that_is_not_finite_is_in_no_checkpoint(tmp_path):
+def test_a_loss_that_is_not_finite_is_in_no_checkpoint(whole, tmp_path):
     with pytest.raises(FloatingPointError):
         pretrain(simclr(loss=turning(math.nan, at=8)), data(), out=tmp_path, **SETTINGS)
-    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000004"]
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["step-00000004", "step-00000007"]
+    method = simclr()
+    pretrain(method, data(), out=tmp_path, **SETTINGS)
+    assert_bit_equal(weights(method), whole[1])
 
 
-def test_a_loss_that_is_not_finite_is_noticed_between_entries_of_the_log(tmp_path):
-    def distance(z_a, z_b):  # NT-Xent would refuse the next embeddings
+def test_a_loss_that_is_not_finite_is_in_no_entry_of_the_log(tmp_path):
+    with pytest.raises(FloatingPointError):
+        pretrain(simclr(loss=turning(math.nan, at=8)), data(), out=tmp_path, **SETTINGS)
+    assert [entry["step"] for entry in lines(tmp_path)] == list(range(1, 8))
+    assert all(math.isfinite(value) for entry in lines(tmp_path) for value in entry.values())
+
+
+def test_a_loss_that_is_not_finite_is_noticed_where_the_next_ones_are_neither(tmp_path):
+    def distance(z_a, z_b):
         return (z_a - z_b).square().mean() * math.nan
 
-    with pytest.raises(FloatingPointError, match="the loss is nan at step 4"):  # the next time that somebody looks
+    with pytest.raises(FloatingPointError, match="is not finite at step 0; weights are those before it"):
         pretrain(simclr(loss=distance), data(), out=tmp_path, **SETTINGS | {"log_every": 50})
-
-
-def test_embeddings_that_are_not_finite_end_the_run_at_the_next_step(tmp_path):
-    with pytest.raises(ValueError, match="`z_a` and `z_b` must be finite"):
-        pretrain(simclr(loss=turning(math.nan, at=2)), data(), out=tmp_path, **SETTINGS | {"log_every": 50})
 
 
 # The accelerator

@@ -6,6 +6,7 @@ from cl_augment import SimCLRAugment, sample_keys
 from cl_losses import NTXentLoss
 from cl_models import resnet18
 from cl_train import ArrayDataset, InputError, Method, SimCLR, pretrain
+from cl_train._simclr import SimCLREmbeddings
 from torch import nn
 from torch.nn import functional
 from torch.testing import assert_close
@@ -85,7 +86,7 @@ def test_the_log_holds_the_contrast_alone_and_the_share_of_hits():
     _, metrics = method.loss(embeddings, labels)
     logits = torch.cat([embeddings.logits_a, embeddings.logits_b])
     hits = sum(int(logits[row].argmax()) == int(labels[row % 6]) for row in range(12))
-    assert set(metrics) == {"loss", "probe_top1"}
+    assert set(metrics) == {"loss", "contrast_top1", "probe_top1"}
     assert metrics["loss"].item() == NTXentLoss(temperature=0.5)(embeddings.z_a, embeddings.z_b).item()
     assert metrics["probe_top1"].item() == pytest.approx(hits / 12)
 
@@ -107,7 +108,20 @@ def test_without_labels_the_loss_is_the_contrast_alone():
     embeddings = method(views(method))
     loss, metrics = method.loss(embeddings, None)
     assert loss.item() == NTXentLoss(temperature=0.5)(embeddings.z_a, embeddings.z_b).item()
-    assert set(metrics) == {"loss"}
+    assert set(metrics) == {"loss", "contrast_top1"}
+
+
+@pytest.mark.parametrize("n", [6, 300])
+def test_the_contrastive_accuracy_is_the_share_of_first_views_that_find_their_second_one(n):
+    generator = torch.Generator().manual_seed(0)
+    z_a, z_b = torch.randn(2, n, 3, generator=generator)
+    z_b[: n // 2] = 2 * z_a[: n // 2] + 0.1 * z_b[: n // 2]
+    _, metrics = simclr().loss(SimCLREmbeddings(z_a, z_b, None, None), None)
+    rows = min(n, 256)
+    cosines = [[torch.cosine_similarity(a, b, dim=0).item() for b in z_b] for a in z_a[:rows]]
+    hits = sum(max(range(n), key=row.__getitem__) == i for i, row in enumerate(cosines))
+    assert 0.3 < hits / rows < 0.9
+    assert metrics["contrast_top1"].item() == pytest.approx(hits / rows)
 
 
 def test_the_probe_sends_no_gradient_to_the_encoder():

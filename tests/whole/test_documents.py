@@ -30,7 +30,7 @@ def test_a_package_readme_shows_code_that_runs(package):
 
 
 def test_documents_name_no_path_of_a_machine():
-    for path in [*DOCUMENTS, *ROOT.glob("packages/*/CHANGELOG.md"), ROOT / "mkdocs.yml", *ROOT.glob("examples/*.py")]:
+    for path in [*DOCUMENTS, *ROOT.glob("packages/*/CHANGELOG.md"), ROOT / "mkdocs.yml", *ROOT.glob("examples/*.*")]:
         text = path.read_text()
         for word in (f"{ROOT.parent}/", f"{Path.home()}/", "localhost"):
             assert word not in text, f"{path} names {word}"

@@ -3,9 +3,10 @@
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -68,10 +69,10 @@ def images(tmp_path_factory) -> Path:
 
 def test_without_arguments_the_digits_are_learnt_and_judged(script, tmp_path, capsys):
     assert script(*DIGITS) == 0
-    printed = capsys.readouterr().out
+    printed, errors = capsys.readouterr()
+    assert errors.count("world=1 backend=none device=") == 1
     assert "handwritten digits" in printed
     assert "--data DIR" in printed
-    assert "threads=" in printed
     assert "| frozen features | 1 label per class | 5 labels per class | all labels |" in printed
     for row in ("raw pixels", "randomly initialised encoder", "SimCLR encoder"):
         assert f"| {row} | 0." in printed
@@ -98,6 +99,96 @@ def test_a_run_does_not_go_on_with_another_temperature(script, capsys):
     capsys.readouterr()
     assert script(*DIGITS, "--temperature", "0.1") == 2
     assert "is of a run with temperature=0.5, this one has temperature=0.1" in capsys.readouterr().err
+
+
+@pytest.fixture
+def unjudged(script, monkeypatch):
+    """The script without its evaluation of digits, which takes longer than all the rest of two steps."""
+    module = sys.modules["simclr_imagenet"]
+    monkeypatch.setattr(module, "few_label_table", lambda encoders, *_: {name: {} for name in encoders})
+    return script
+
+
+def test_how_a_run_is_watched_and_kept_may_change(unjudged, capsys):
+    assert unjudged(*DIGITS) == 0
+    words = ["--checkpoint-every", "5", "--keep-every", "2", "--keep-best", "probe_top1", "--workers", "0"]
+    words += ["--on-nonfinite", "skip", "--max-bad-images", "0.1", "--compile", "views", "--trackers", "tensorboard"]
+    assert unjudged(*DIGITS, *words) == 0
+    assert "pretrained: step 2, 0 s in this run" in capsys.readouterr().out
+
+
+@pytest.fixture
+def handed_over(script, monkeypatch):
+    """What the script hands to `pretrain`, which does nothing then."""
+
+    def run(*words: object) -> dict[str, object]:
+        found = {}
+
+        def pretrain(method, dataset, **arguments):
+            found.update(arguments)
+            raise SystemExit(77)
+
+        monkeypatch.setattr(sys.modules["simclr_imagenet"], "pretrain", pretrain)
+        assert script(*words) == 77
+        return found
+
+    return run
+
+
+def test_flags_reach_the_loop(handed_over):
+    values = {
+        "epochs": 11,
+        "batch_size": 64,
+        "out": "some/where",
+        "chunk_size": 64,
+        "accumulate": 2,
+        "batchnorm": "global",
+        "warmup_epochs": 3.0,
+        "seed": 5,
+        "resume": "never",
+        "workers": 0,
+        "compile": "all",
+        "max_steps": 9,
+        "checkpoint_every": 7,
+        "keep_every": 3,
+        "keep_best": "loss",
+        "on_nonfinite": "skip",
+        "max_bad_images": 0.25,
+        "trackers": ("tensorboard", "wandb"),
+    }
+    words = []
+    for name, value in values.items():
+        words += ["--" + name.replace("_", "-"), *(value if isinstance(value, tuple) else [value])]
+    found = handed_over(*words, "--may-change", "processes")
+    assert "processes" in found["may_change"]
+    assert {name: found[name] for name in values} == values
+
+
+def test_settings_may_stand_in_a_file(handed_over, tmp_path):
+    (tmp_path / "run.toml").write_text('preset = "digits"\nepochs = 7\nchunk_size = 64\ntrackers = ["tensorboard"]\n')
+    found = handed_over("--config", "run.toml", "--chunk-size", "32")
+    assert (found["epochs"], found["chunk_size"], found["trackers"]) == (7, 32, ("tensorboard",))
+
+
+def test_the_settings_of_a_run_are_in_its_folder(unjudged, tmp_path):
+    assert unjudged(*DIGITS, "--workers", "0") == 0
+    run = json.loads((tmp_path / "runs/digits/config.json").read_text())["run"]
+    module = sys.modules["simclr_imagenet"]
+    assert run.keys() >= {field.name for field in fields(module.Config)}
+    assert (run["preset"], run["workers"], run["width"], run["temperature"]) == ("digits", 0, 0.0625, 0.5)
+
+
+def test_printed_settings_are_a_file_of_settings(script, tmp_path, capsys):
+    assert script("--lr", "0.3", "--print-config") == 0
+    printed = capsys.readouterr().out
+    assert re.search(r"^lr = 0.3 +# flag$", printed, re.MULTILINE)
+    (tmp_path / "run.toml").write_text(printed)
+    assert script("--config", "run.toml", "--print-config") == 0
+    again = capsys.readouterr().out
+    assert [line.split(" #")[0] for line in again.splitlines()] == [
+        line.split(" #")[0] for line in printed.splitlines()
+    ]
+    assert [path.name for path in tmp_path.iterdir()] == ["run.toml"]
 
 
 def test_a_folder_of_jpegs_goes_through_both_phases(script, images, tmp_path, capsys):
@@ -185,11 +276,18 @@ def make_bad(kind: str, images: Path, tmp_path: Path) -> tuple[list[object], str
     if kind == "unwritable out":
         (tmp_path / "file").write_text("")
         return ["--out", tmp_path / "file" / "run"], f"{tmp_path / 'file' / 'run'}: Not a directory"
+    if kind == "misspelt setting in a file":
+        (tmp_path / "run.toml").write_text("batchsize = 8")
+        return [
+            "--config",
+            tmp_path / "run.toml",
+        ], f"`batchsize` in {tmp_path / 'run.toml'} is no setting, did you mean"
     return {
         "fewer images than a batch": (["--batch-size", 4096], "at most the number of images, 1297, got 4096"),
         "batch below 2": (["--batch-size", 1], "at least 2 (one image has no negatives), got 1"),
-        "unknown preset": (["--preset", "imagnet"], "invalid choice: 'imagnet'"),
-        "unknown flag": (["--batchsize", 8], "unrecognized arguments: --batchsize 8"),
+        "unknown preset": (["--preset", "imagnet"], "must be 'imagenet', 'cifar10' or 'digits', got 'imagnet'"),
+        "unknown flag": (["--batchsize", 8], "unrecognized arguments: --batchsize 8, did you mean --batch-size?"),
+        "no file of settings": (["--config", "none.toml"], "none.toml: No such file or directory"),
         "preset without data": (["--preset", "cifar10"], "needs --data DIR"),
         "data with digits": (["--preset", "digits", "--data", images], "must be left out"),
         "resume from nowhere": (["--resume", tmp_path], "got " + str(tmp_path)),
@@ -227,6 +325,7 @@ def make_bad(kind: str, images: Path, tmp_path: Path) -> tuple[list[object], str
         *["missing folder", "missing val", "empty folder", "class folder without images", "file that is no image"],
         *["text in a class folder", "other classes", "unwritable out", "fewer images than a batch", "batch below 2"],
         *["unknown preset", "unknown flag", "preset without data", "data with digits", "resume from nowhere"],
+        *["no file of settings", "misspelt setting in a file"],
         *["no epochs", "no epochs to judge by", "warm-up beyond the run", "fp16 on a CPU", "no temperature"],
         *["unknown encoder", "unknown network of timm", "network like none of timm", "width for timm"],
         *["stem for timm", "images below a patch"],
@@ -259,12 +358,13 @@ def launch(*command: object, cwd: Path, timeout: float) -> str:
         [str(word) for word in command], cwd=cwd, timeout=timeout, text=True, env=plain, capture_output=True
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    return done.stdout + done.stderr
 
 
 def test_accelerate_launch_runs_the_script_on_all_cores(tmp_path):
     binary = Path(sys.executable).with_name("accelerate")
     printed = launch(binary, "launch", SCRIPT, *DIGITS, "--no-baseline", cwd=tmp_path, timeout=120)
+    assert printed.count("world=1 backend=none device=") == 1
     assert f"threads={len(os.sched_getaffinity(0))}" in printed
     assert "| SimCLR encoder | 0." in printed
 
@@ -289,9 +389,10 @@ def test_two_processes_train_and_judge_together(images, tmp_path):
     """
     binary = Path(sys.executable).with_name("torchrun")
     (tmp_path / "counted.py").write_text(COUNT_THREADS)
-    words = [SCRIPT, "--data", images, *FOLDERS, "--no-baseline"]
+    words = [SCRIPT, "--data", images, *FOLDERS, "--no-baseline", "--trackers", "tensorboard"]
     printed = launch(*[binary, "--standalone", "--nproc_per_node", 2, "counted.py", *words], cwd=tmp_path, timeout=180)
     assert printed.count("world=2 backend=gloo") == 1
     assert printed.count("| SimCLR encoder | ") == 1
     assert printed.count("gloo threads at exit: 0") == 2
     assert json.loads((tmp_path / "runs/imagenet/config.json").read_text())["processes"] == 2
+    assert len(list((tmp_path / "runs/imagenet/tensorboard").glob("*/events*"))) == 1  # the main process's

@@ -1,113 +1,116 @@
-"""Checkpoints of a run: one folder each, which is there whole or not at all."""
+"""A checkpoint: a folder that is there whole or not at all, and that shows when it was damaged."""
 
 import hashlib
+import io
 import json
 import os
+import pickle
 import shutil
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
 from accelerate import Accelerator
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
 from torch import nn
 from torch.optim import Optimizer
 
 from cl_train._errors import InputError
 
-_PREFIX = "step-"
+_MANIFEST = "manifest.json"
+_KINDS = {"method.safetensors", "optimizer.pt", "state.json"}  # and the scaler's, under fp16
+# what safetensors and torch say of files that are not theirs, cut short, or ask for code to be run
+_UNREADABLE = (SafetensorError, pickle.UnpicklingError, OSError, EOFError, RuntimeError, ValueError)
 
 
 def save_checkpoint(
-    folder: Path, method: nn.Module, optimizer: Optimizer, accelerator: Accelerator, state: dict[str, Any], *, keep: int
+    folder: Path, method: nn.Module, optimizer: Optimizer, accelerator: Accelerator, state: dict[str, Any]
 ) -> Path:
-    """Write `folder/step-<n>`, then remove all but the newest `keep` of its kind.
+    """Write `folder/step-<n>`.
 
-    Written under another name and renamed, so a folder of this name is complete. Random numbers are functions of
-    (seed, epoch, image) and need no saving.
+    Written under another name, with the SHA-256 of every file in a manifest, forced to the disk, and renamed: a folder
+    of this name is complete, and damage shows. Random numbers are functions of (seed, epoch, image) and need no saving.
 
     Args:
         folder: Folder of the checkpoints.
         method: Module with everything that was learnt.
         optimizer: Its optimiser.
         accelerator: Holds the gradient scaler under fp16.
-        state: Plain numbers and text: steps taken ("step") and what the run was started with ("run").
-        keep: Checkpoints to keep, >= 1.
+        state: Plain numbers and text: steps taken ("step"), what the run was started with ("run"), and more.
 
     Returns:
         The new folder.
+
+    Raises:
+        OSError: It cannot be written; what was written of it is removed, older checkpoints are as they were.
     """
-    final = folder / f"{_PREFIX}{state['step']:08d}"
-    partial = folder / f".{final.name}.partial"
-    shutil.rmtree(partial, ignore_errors=True)  # of a run that died while it wrote
-    partial.mkdir(parents=True)
-    # clones, because safetensors refuses tensors that share memory
-    weights = {name: tensor.contiguous().clone() for name, tensor in method.state_dict().items()}
-    save_file(weights, partial / "method.safetensors")
-    torch.save(optimizer.state_dict(), partial / "optimizer.pt")
-    if accelerator.scaler is not None:
-        torch.save(accelerator.scaler.state_dict(), partial / "scaler.pt")
-    state = state | {"sha256": {file.name: _digest(file) for file in sorted(partial.iterdir())}}
-    (partial / "state.json").write_text(json.dumps(state, indent=2) + "\n")
-    for file in partial.iterdir():
-        with file.open("rb") as handle:
-            os.fsync(handle.fileno())
-    if final.exists():
-        shutil.rmtree(final)
-    partial.rename(final)
-    for old in list_checkpoints(folder)[:-keep]:
-        shutil.rmtree(old)
+    final = folder / f"step-{state['step']:08d}"
+    if damage(final) is None and peek(final) == as_read(state):
+        return final  # what there is needs no replacing
+    partial, replaced = (folder / f".{final.name}.{suffix}" for suffix in ("partial", "replaced"))
+    try:
+        if not folder.is_dir():
+            folder.mkdir(parents=True)
+            _sync(folder.parent)
+        discard(partial)  # of a run that died while it wrote
+        partial.mkdir()
+        contents = _contents(method, optimizer, accelerator, state)
+        manifest = {name: _write(partial / name, content) for name, content in contents}
+        _write(partial / _MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())
+        _sync(partial)
+        if os.path.lexists(final):  # of the same step and other settings; `find_checkpoint` knows the other name too
+            discard(replaced)
+            final.rename(replaced)
+        partial.rename(final)
+        _sync(folder)
+    except OSError as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise OSError(f"checkpoint {final} cannot be written, earlier ones are as they were: {error}") from error
+    shutil.rmtree(replaced, ignore_errors=True)
     return final
 
 
-def list_checkpoints(folder: Path) -> list[Path]:
-    """Complete checkpoints in a folder, oldest first."""
-    return sorted(path for path in folder.glob(f"{_PREFIX}*") if (path / "state.json").is_file())
+def damage(checkpoint: Path) -> str | None:
+    """What is wrong with a checkpoint, or None."""
+    name = _MANIFEST
+    try:
+        manifest = json.loads((checkpoint / name).read_text(encoding="utf-8"))
+        if not isinstance(manifest, dict) or not manifest.keys() >= _KINDS:
+            return f"{name} is not what was written"
+        for name, digest in manifest.items():
+            with (checkpoint / name).open("rb") as file:
+                if hashlib.file_digest(file, "sha256").hexdigest() != digest:
+                    return f"{name} is not what was written"
+    except FileNotFoundError:
+        return f"{name} is missing"
+    except OSError as error:
+        return f"{name}: {error.strerror}"
+    except ValueError:
+        return f"{name} is not what was written"
+    return None
 
 
-def find_checkpoint(resume: str | Path, *, out: Path) -> Path | None:
-    """The checkpoint that `resume` means.
+def peek(checkpoint: Path) -> dict[str, Any]:
+    """The saved state as it is."""
+    return json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
+
+
+def read_state(checkpoint: Path, *, run: dict[str, Any], may_change: Collection[str] = ()) -> dict[str, Any]:
+    """The saved state, after checking that it is of the same run.
 
     Args:
-        resume: "auto": the newest of the run in `out`, if any; "never": none; else a checkpoint, or a run's folder.
-        out: The run's folder.
-
-    Returns:
-        A checkpoint folder, or None to start from the beginning.
+        checkpoint: From `find_checkpoint`.
+        run: What this run is started with.
+        may_change: Names of settings that may differ.
 
     Raises:
-        InputError: `resume` is a path without a checkpoint, or of another run than the one that `out` already holds.
+        InputError: The run was started with other settings.
     """
-    if resume == "never":
-        return None
-    if resume == "auto":
-        found = list_checkpoints(out / "checkpoints")
-        return found[-1] if found else None
-    path = Path(resume)
-    found = [path] if (path / "state.json").is_file() else list_checkpoints(path / "checkpoints")
-    if not found:
-        raise InputError(f"`resume` must be 'auto', 'never', a checkpoint or the folder of a run, got {path}.")
-    own = list_checkpoints(out / "checkpoints")
-    if own and found[-1].parent.resolve() != own[-1].parent.resolve():
-        raise InputError(f"`out` must have no checkpoints of its own to go on from {path}, {out} has {len(own)}.")
-    return found[-1]
-
-
-def read_state(checkpoint: Path, *, run: dict[str, Any]) -> dict[str, Any]:
-    """The saved state, after checking that the files are as they were written, and of the same run.
-
-    Raises:
-        InputError: A file is damaged or missing, or the run was started with other settings.
-    """
-    try:
-        state = json.loads((checkpoint / "state.json").read_text())
-    except ValueError as error:
-        raise InputError(f"{checkpoint}/state.json is damaged: {error}.") from error
-    for name, digest in state["sha256"].items():
-        if not (checkpoint / name).is_file() or _digest(checkpoint / name) != digest:
-            raise InputError(f"{checkpoint}/{name} is damaged or missing: resume from another checkpoint.")
-    here = json.loads(json.dumps(run, default=str))  # as it looks when it comes from a file: tuples are lists
-    for name in sorted(here.keys() | state["run"].keys()):
+    state = peek(checkpoint)
+    here = as_read(run)
+    for name in sorted((here.keys() | state["run"].keys()) - set(may_change)):
         there = state["run"].get(name)
         if there != here.get(name):
             raise InputError(
@@ -118,12 +121,17 @@ def read_state(checkpoint: Path, *, run: dict[str, Any]) -> dict[str, Any]:
 
 
 def load_checkpoint(checkpoint: Path, *, method: nn.Module, optimizer: Optimizer, accelerator: Accelerator) -> None:
-    """Fill a method and its optimiser from a checkpoint that `read_state` has accepted.
+    """Fill a method and its optimiser from a checkpoint that `read_state` has accepted, or leave both as they were.
 
     Raises:
-        InputError: The checkpoint is of another architecture.
+        InputError: The checkpoint is of another architecture, or not what `save_checkpoint` writes.
     """
-    weights = load_file(checkpoint / "method.safetensors")
+    try:
+        weights = safetensors.torch.load_file(checkpoint / "method.safetensors")
+        saved = torch.load(checkpoint / "optimizer.pt", map_location="cpu", weights_only=True)
+        scaler = torch.load(checkpoint / "scaler.pt", weights_only=True) if _has_scaler(checkpoint) else None
+    except _UNREADABLE as error:
+        raise InputError(f"{checkpoint} is not what a run writes: {str(error).splitlines()[0]}") from error
     expected = {name: tuple(t.shape) for name, t in method.state_dict().items()}
     for name in sorted(expected.keys() | weights.keys()):
         found = tuple(weights[name].shape) if name in weights else None
@@ -131,19 +139,75 @@ def load_checkpoint(checkpoint: Path, *, method: nn.Module, optimizer: Optimizer
             raise InputError(
                 f"{checkpoint} does not fit the method: {name} has shape {found} there, {expected.get(name)} here."
             )
+    _fill(optimizer, saved, started=peek(checkpoint)["run"].get("optimizer_groups", []))
     method.load_state_dict(weights)
-    optimizer.load_state_dict(torch.load(checkpoint / "optimizer.pt", map_location="cpu", weights_only=True))
-    if accelerator.scaler is not None and (checkpoint / "scaler.pt").is_file():
-        accelerator.scaler.load_state_dict(torch.load(checkpoint / "scaler.pt", weights_only=True))
+    if accelerator.scaler is not None and scaler is not None:
+        accelerator.scaler.load_state_dict(scaler)
 
 
-def remove_checkpoints(folder: Path, *, after: int) -> None:
-    """Remove those of later steps: a run that goes on from an earlier one leaves them behind."""
-    for checkpoint in list_checkpoints(folder):
-        if int(checkpoint.name.removeprefix(_PREFIX)) > after:
-            shutil.rmtree(checkpoint)
+def as_read(settings: Any) -> Any:
+    """As they look when they come from a file: tuples are lists."""
+    return json.loads(json.dumps(settings, default=str))
 
 
-def _digest(file: Path) -> str:
-    with file.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
+def discard(path: Path) -> None:
+    """Remove a file or a folder, if there is one."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _fill(optimizer: Optimizer, saved: dict[str, Any], *, started: list[dict[str, Any]]) -> None:
+    """Load the state; what a group was made with otherwise than in that run (`read_state` allows it) stays."""
+    own = [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
+    optimizer.load_state_dict(saved)
+    for group, settings, earlier in zip(optimizer.param_groups, own, started, strict=False):
+        for name in settings.keys() & earlier.keys():
+            if as_read(settings[name]) != earlier[name]:
+                group[name] = settings[name]
+
+
+def _has_scaler(checkpoint: Path) -> bool:
+    return (checkpoint / "scaler.pt").is_file()
+
+
+def _contents(
+    method: nn.Module, optimizer: Optimizer, accelerator: Accelerator, state: dict[str, Any]
+) -> Iterator[tuple[str, bytes | memoryview]]:
+    """Name and content of each file of a checkpoint, but for the manifest."""
+    # copies, because safetensors refuses tensors that share memory
+    weights = {
+        name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+        for name, tensor in method.state_dict().items()
+    }
+    yield "method.safetensors", safetensors.torch.save(weights)
+    yield "optimizer.pt", _bytes_of(optimizer.state_dict())
+    if accelerator.scaler is not None:
+        yield "scaler.pt", _bytes_of(accelerator.scaler.state_dict())
+    yield "state.json", (json.dumps(state, indent=2, default=str) + "\n").encode()
+
+
+def _bytes_of(state: dict[str, Any]) -> memoryview:
+    # torch's and safetensors' own files would report a full disk as errors of many kinds
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    return buffer.getbuffer()
+
+
+def _write(file: Path, content: bytes | memoryview) -> str:
+    """Write a file, force it to the disk, and return its SHA-256."""
+    with file.open("wb") as handle:
+        handle.write(content)
+        handle.flush()
+        os.fsync(handle.fileno())
+    return hashlib.sha256(content).hexdigest()
+
+
+def _sync(folder: Path) -> None:
+    """Force the names in a folder to the disk."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

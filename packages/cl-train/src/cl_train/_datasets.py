@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 
 from cl_train._errors import InputError
+from cl_train._labels import check_labels
 
 
 class ImageDataset(ABC):
-    """Images numbered 0 ... n - 1. Abstract; `ArrayDataset` and `FolderDataset` are the kinds.
+    """Images numbered 0 ... n - 1. Abstract; `ArrayDataset`, `FolderDataset`, `ParquetDataset`, `WrappedDataset` are.
 
     The number is the image's identity: its random views are a function of (seed, epoch, number).
 
@@ -18,7 +19,7 @@ class ImageDataset(ABC):
         labels: Class of each image, int64, shape (n,), or None without labels.
         classes: Names of the classes, or None without labels.
         images: All images as one tensor (n, c, h, w), uint8 or float in [0, 1], when they are in memory, else None:
-            they are then read one by one and may differ in size.
+            they are then read one by one, in other processes, and may differ in size.
     """
 
     labels: Tensor | None
@@ -31,11 +32,21 @@ class ImageDataset(ABC):
 
     @abstractmethod
     def read(self, index: int) -> Tensor:
-        """Image `index`, (c, h, w), uint8 or float in [0, 1]."""
+        """Image `index`, (c, h, w), uint8 or float in [0, 1].
+
+        Raises:
+            InputError: It is no image, or damaged. Any other error is a fault of the data set.
+        """
+
+    def name(self, index: int) -> str:
+        """What to call image `index` before people: where it is kept."""
+        return f"image {index}"
 
 
 class ArrayDataset(ImageDataset):
     """Images that are one tensor in memory.
+
+    On a GPU they are copied there for the time of a run if they take less than an eighth of its free memory.
 
     Args:
         images: Shape (n, c, h, w), uint8 or float in [0, 1].
@@ -46,25 +57,20 @@ class ArrayDataset(ImageDataset):
         InputError: Shapes or dtypes are others, or there are no images.
     """
 
-    def __init__(self, images: Tensor, labels: Tensor | None = None, *, classes: Sequence[str] | None = None) -> None:
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor | Sequence[int] | None = None,
+        *,
+        classes: Sequence[str] | None = None,
+    ) -> None:
         if images.ndim != 4 or len(images) == 0:
             raise InputError(f"`images` must have shape (n, c, h, w) with n >= 1, got {tuple(images.shape)}.")
         if not (images.dtype == torch.uint8 or images.is_floating_point()):
             raise InputError(f"`images` must be uint8 or float in [0, 1], got {images.dtype}.")
         self.images, self.labels, self.classes = images, None, None
         if labels is not None:
-            if labels.shape != images.shape[:1] or labels.is_floating_point():
-                raise InputError(
-                    f"`labels` must be integers of shape ({len(images)},), got {labels.dtype} {tuple(labels.shape)}."
-                )
-            if int(labels.min()) < 0:
-                raise InputError(f"`labels` must be at least 0, got {int(labels.min())}.")
-            self.labels = labels.long()
-            self.classes = list(classes) if classes is not None else [str(c) for c in range(int(labels.max()) + 1)]
-            if int(labels.max()) >= len(self.classes):
-                raise InputError(
-                    f"`labels` must be below the number of `classes`, {len(self.classes)}, got {int(labels.max())}."
-                )
+            self.labels, self.classes = check_labels(labels, classes, n=len(images))
 
     def __len__(self) -> int:
         """Number of images."""

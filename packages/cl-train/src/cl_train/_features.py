@@ -39,7 +39,7 @@ def extract_features(
     ids = list(torch.arange(len(dataset)).split(batch_size))
     found = []
     with frozen(encoder):
-        for batch in batches(dataset, ids, ids, cut=transform, workers=workers, device=device):
+        for batch in batches(dataset, zip(ids, ids, strict=True), cut=transform, workers=workers, device=device):
             views = transform(batch.images, batch.keys) if dataset.images is not None else batch.images
             found.append(encoder(views.contiguous(memory_format=torch.channels_last)).float().cpu())
     return torch.cat(found), dataset.labels

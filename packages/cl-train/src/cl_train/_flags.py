@@ -1,16 +1,15 @@
 """Command lines of scripts: the fields of a small dataclass are the flags."""
 
 import argparse
-import contextlib
 import dataclasses
-import os
 import sys
-import types
 import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn, TypeVar
 
+from cl_train._config_file import did_you_mean, format_config, read_config
 from cl_train._errors import InputError
+from cl_train._kinds import Kind
 
 C = TypeVar("C")
 
@@ -41,14 +40,18 @@ def parse_flags(
     description: str | None = None,
     argv: Sequence[str] | None = None,
 ) -> C:
-    """The settings that a command line asks for: a preset, and what its flags change.
+    """The settings that a command line asks for: a preset, what a file changes of it, and what its flags change.
 
-    Every field of the dataclass is a flag: `weight_decay` is `--weight-decay`; a bool also has a `--no-` form.
+    Every field of the dataclass is a flag: `weight_decay` is `--weight-decay`; a bool also has a `--no-` form, a tuple
+    takes any number of words. `--config FILE` is a TOML file with names of fields (`weight_decay = 1e-6`), and perhaps
+    `preset`; flags win over the file. `--print-config` prints the settings as such a file, each with where it came
+    from, and ends the process.
 
     Args:
-        presets: Settings by name, instances of one dataclass whose fields are made by `flag`. The name is chosen by
+        presets: Settings by name, instances of one dataclass whose fields are made by `flag`, of the types bool, int,
+            float, str, a Literal, a union of these and None, or a tuple of any number of one. The name is chosen by
             `--preset`.
-        choose: Name of the preset when `--preset` is not given, from the flags that are.
+        choose: Name of the preset when none is given, from the settings that are.
         description: First text of `--help`.
         argv: The words of the command line; by default the script's.
 
@@ -56,56 +59,54 @@ def parse_flags(
         The settings.
 
     Raises:
-        InputError: A flag is unknown or has a value of the wrong kind.
+        InputError: A flag or a name in the file is unknown or has a value of the wrong kind, or the file cannot be
+            read.
     """
     example = next(iter(presets.values()))
-    hints = typing.get_type_hints(type(example))
-    parser = _Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
-    parser.add_argument("--preset", choices=list(presets), help="the settings that the other flags change")
-    for field in dataclasses.fields(example):  # type: ignore[arg-type]
-        if field.name != "preset":
-            name = "--" + field.name.replace("_", "-")
-            text = field.metadata["help"].replace("%", "%%")
-            parser.add_argument(name, default=argparse.SUPPRESS, help=text, **_how(hints[field.name]))
-    given = vars(parser.parse_args(argv))
-    preset = given.pop("preset") or choose(given)
-    return dataclasses.replace(presets[preset], **given)  # type: ignore[type-var]
+    kinds = {name: Kind.of(hint) for name, hint in typing.get_type_hints(type(example)).items()}
+    kinds["preset"] = Kind(choices=tuple(presets))
+    flags = _parse(example, kinds, description, argv)
+    path, printing = flags.pop("config", None), flags.pop("print_config", False)
+    file = {} if path is None else read_config(path, kinds)
+    given = file | flags
+    preset = given.pop("preset", None) or choose(given)
+    settings = dataclasses.replace(presets[preset], **given)  # type: ignore[type-var]
+    if printing:
+        sources = {name: "flag" if name in flags else f"file {path}" if name in file else "preset" for name in kinds}
+        values = {"preset": preset} | dataclasses.asdict(settings)  # type: ignore[call-overload]
+        chosen = {} if "preset" in file | flags else {"preset": "chosen"}
+        print(format_config(values, sources | chosen), end="")
+        sys.exit(0)
+    return settings
 
 
-def _how(hint: Any) -> dict[str, Any]:
-    """What argparse has to know of a field's type: bool, a Literal, a class, or one of these or None."""
-    if typing.get_origin(hint) in (types.UnionType, typing.Union):  # the second where a Literal is a part
-        hint = next(part for part in typing.get_args(hint) if part is not type(None))
-    if hint is bool:
+def _parse(
+    example: Any, kinds: Mapping[str, Kind], description: str | None, argv: Sequence[str] | None
+) -> dict[str, Any]:
+    """The values of the flags that were given, and no others."""
+    parser = _Parser(
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,
+    )
+    parser.add_argument("--config", metavar="FILE", help="TOML file of settings, which the flags change")
+    parser.add_argument("--print-config", action="store_true", help="print all settings as such a file, and end")
+    texts = {field.name: field.metadata["help"] for field in dataclasses.fields(example) if field.name != "preset"}
+    known = ["--config", "--print-config"]
+    for name, text in ({"preset": "the settings that the file and the other flags change"} | texts).items():
+        word = name.replace("_", "-")
+        known += [f"--{word}", f"--no-{word}"] if bool in kinds[name].classes else [f"--{word}"]
+        parser.add_argument(f"--{word}", help=text.replace("%", "%%"), **_how(kinds[name]))
+    found, unknown = parser.parse_known_args(argv)
+    if unknown:
+        near = did_you_mean(unknown[0].partition("=")[0], known)
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}{near}")
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in vars(found).items()}
+
+
+def _how(kind: Kind) -> dict[str, Any]:
+    """What argparse has to know of a setting."""
+    if bool in kind.classes:
         return {"action": argparse.BooleanOptionalAction}
-    if typing.get_origin(hint) is typing.Literal:
-        return {"choices": typing.get_args(hint)}
-    return {"type": hint, "metavar": hint.__name__.upper()}
-
-
-@contextlib.contextmanager
-def values_from_flags() -> Iterator[None]:
-    """Within it a ValueError is an InputError: what is built there is built from a user's flags."""
-    try:
-        yield
-    except InputError:
-        raise
-    except ValueError as error:
-        raise InputError(str(error)) from error
-
-
-def run_script(main: Callable[[], None]) -> NoReturn:
-    """Run a script's `main` and end the process: code 0, or 2 after one line when the input cannot be used.
-
-    Any other error keeps its traceback.
-
-    Args:
-        main: Called without arguments.
-    """
-    try:
-        main()
-    except InputError as error:
-        rank = f"[rank {os.environ['RANK']}] " if "RANK" in os.environ else ""
-        print(f"{rank}{os.path.basename(sys.argv[0])}: error: {error}", file=sys.stderr)
-        sys.exit(2)
-    sys.exit(0)
+    return {"type": kind.from_word, "metavar": kind.metavar} | ({"nargs": "*"} if kind.many else {})

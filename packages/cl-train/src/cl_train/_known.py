@@ -8,6 +8,8 @@ import torch
 from cl_train._datasets import ArrayDataset
 from cl_train._errors import InputError
 from cl_train._folder import FolderDataset
+from cl_train._in_memory import in_memory
+from cl_train._parquet import ParquetDataset
 
 
 def load_digits() -> tuple[ArrayDataset, ArrayDataset]:
@@ -29,12 +31,13 @@ def load_digits() -> tuple[ArrayDataset, ArrayDataset]:
 
 
 def load_cifar10(root: str | Path) -> tuple[ArrayDataset, ArrayDataset]:
-    """CIFAR-10 as torchvision keeps it: 50,000 and 10,000 colour images of 32 x 32 pixels, in memory.
+    """CIFAR-10 as torchvision or Hugging Face keep it: 50,000 and 10,000 colour images of 32 x 32 pixels, in memory.
 
-    Needs torchvision (`cl-train[data]`), which also fetches it: `torchvision.datasets.CIFAR10(root, download=True)`.
+    Needs torchvision (`cl-train[data]`), which also fetches it: `torchvision.datasets.CIFAR10(root, download=True)`; or
+    pyarrow (`cl-train[parquet]`) for the files of Hugging Face, which takes seconds.
 
     Args:
-        root: Folder with `cifar-10-batches-py`.
+        root: Folder with `cifar-10-batches-py`, or with `train.parquet` and `test.parquet`.
 
     Returns:
         Training and test images, uint8, (n, 3, 32, 32).
@@ -42,13 +45,22 @@ def load_cifar10(root: str | Path) -> tuple[ArrayDataset, ArrayDataset]:
     Raises:
         InputError: They are not there, or damaged.
     """
+    root = Path(root)
+    if (root / "cifar-10-batches-py").is_dir():
+        return _cifar10_of_torchvision(root)
+    files = [root / "train.parquet", root / "test.parquet"]
+    if not all(file.is_file() for file in files):
+        raise InputError(
+            f"`root` must hold the folder cifar-10-batches-py, or train.parquet and test.parquet, {root} does not; to "
+            f"fetch it: python -c \"import torchvision; torchvision.datasets.CIFAR10('{root}', download=True)\"."
+        )
+    train, test = (in_memory(ParquetDataset(file)) for file in files)
+    return train, test
+
+
+def _cifar10_of_torchvision(root: Path) -> tuple[ArrayDataset, ArrayDataset]:
     from torchvision import datasets
 
-    if not (Path(root) / "cifar-10-batches-py").is_dir():
-        raise InputError(
-            f"`root` must hold the folder cifar-10-batches-py, {root} does not; to fetch it: "
-            f"python -c \"import torchvision; torchvision.datasets.CIFAR10('{root}', download=True)\"."
-        )
     parts = []
     for train in (True, False):
         try:

@@ -3,17 +3,19 @@
 import importlib
 import os
 import sys
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, is_initialized
-from accelerate.utils import InitProcessGroupKwargs
+from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list
 
 from cl_train._errors import InputError
 
+T = TypeVar("T")
 MixedPrecision = Literal["auto", "no", "bf16", "fp16"]
 
 
@@ -21,7 +23,12 @@ def cores_per_process() -> int:
     """The machine's cores, shared out among its processes."""
     # of those that this process may use: a scheduler or container often grants fewer than the machine has
     cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-    return max(1, cores // _count_of("LOCAL_WORLD_SIZE"))
+    return max(1, cores // processes_here())
+
+
+def processes_here() -> int:
+    """Processes of the run on this machine."""
+    return _count_of("LOCAL_WORLD_SIZE")
 
 
 def _count_of(name: str) -> int:
@@ -87,6 +94,29 @@ def make_accelerator(mixed_precision: MixedPrecision = "auto") -> Accelerator:
     if accelerator.num_processes != wanted:
         raise InputError(f"WORLD_SIZE={wanted} is set but {accelerator.num_processes} processes take part.")
     return accelerator
+
+
+def on_main(accelerator: Accelerator, call: Callable[[], T]) -> T:
+    """What a function returns on the main process, on all; what it refuses there, all refuse.
+
+    Args:
+        accelerator: The processes.
+        call: Called on the main process only; its result is pickled for the others.
+
+    Raises:
+        InputError: The call raised one, or an OSError.
+    """
+    answer: list[Any] = [None, None]
+    if accelerator.is_main_process:
+        try:
+            answer = [call(), None]
+        except (InputError, OSError) as error:
+            answer = [None, str(error)]
+    if accelerator.num_processes > 1:
+        broadcast_object_list(answer)
+    if answer[1] is not None:
+        raise InputError(answer[1])
+    return answer[0]
 
 
 def check_accelerator(accelerator: Accelerator) -> None:

@@ -36,7 +36,8 @@ class _Features:
         keys: list[Tensor],
         transform: Transform,
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        source = batches(dataset, ids, keys, cut=transform, workers=self.workers, device=self.accelerator.device)
+        shares, device = zip(ids, keys, strict=True), self.accelerator.device
+        source = batches(dataset, shares, cut=transform, workers=self.workers, device=device)
         for batch in source:
             with torch.no_grad():  # views in full precision, the encoder in that of the run
                 views = transform(batch.images, batch.keys) if dataset.images is not None else batch.images
@@ -151,7 +152,7 @@ def _train(
                 parameter.grad = accelerator.reduce(parameter.grad, reduction="mean")
             optimizer.step()
             shown.step()
-        shown.tell(f"loss {loss.item():.4g}")
+        shown.tell({"loss": loss.item()})
         epoch += 1
     shown.close()
 

@@ -1,28 +1,24 @@
 """Batches: which images, in which order, for which process, and how they come off the disk."""
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import closing
+from itertools import islice, tee
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, default_collate
 
+from cl_train._batch import Batch as Batch
+from cl_train._batch import HostCuts, to_device
 from cl_train._datasets import ImageDataset
 from cl_train._errors import InputError
 from cl_train._launch import cores_per_process
+from cl_train._readers import Cut, Indices, Piece, PieceReader, read_pieces
 
 _PIECE = 32  # images that a worker reads at a time
+_MOST_ON_DEVICE = 1 / 8  # of its free memory: what a chunk that fits leaves is a quarter, and not for images alone
 
-Cut = Callable[[Tensor, Tensor], Any]
-
-
-class Batch(NamedTuple):
-    """One batch of one process. `images` is (n, c, h, w), or what `cut` made of images that are not in memory."""
-
-    images: Any
-    keys: Tensor
-    labels: Tensor | None
+Share = tuple[Tensor, Tensor]  # numbers and keys of the images that one process has of a batch, each (b,)
 
 
 def epoch_ids(n: int, *, batch_size: int, seed: int, epoch: int, process: int, processes: int) -> list[Tensor]:
@@ -48,97 +44,82 @@ def epoch_ids(n: int, *, batch_size: int, seed: int, epoch: int, process: int, p
     return list(whole[:, process])
 
 
-class _CutImages(Dataset[Any]):
-    """Reads and cuts one image in a worker; an item's index is the pair (number, key)."""
-
-    def __init__(self, dataset: ImageDataset, cut: Cut) -> None:
-        self.dataset, self.cut = dataset, cut
-
-    def __getitem__(self, index: tuple[int, int]) -> Any:
-        number, key = index
-        try:
-            image = self.dataset.read(number)
-        except InputError as error:
-            return error  # for `_from_files` to raise: raised here, it would arrive with a traceback in its text
-        cuts = self.cut(image[None], torch.tensor([key]))
-        return cuts[0] if isinstance(cuts, Tensor) else tuple(part[0] for part in cuts)
-
-
-def _collate(cuts: list[Any]) -> Any:
-    errors = [cut for cut in cuts if isinstance(cut, InputError)]
-    return errors[0] if errors else default_collate(cuts)
-
-
 def batches(
     dataset: ImageDataset,
-    ids: Sequence[Tensor],
-    keys: Sequence[Tensor],
+    shares: Iterable[Share],
     *,
     cut: Cut,
     workers: int | None,
     device: torch.device,
-) -> Iterator[Batch]:
+    host: bool = False,
+    skip_unreadable: bool = False,
+    timeout: float = 120.0,
+) -> Generator[Batch]:
     """Read batches. Images in memory come as they are; others are read and cut one by one in worker processes.
 
     Args:
         dataset: Where from.
-        ids: Numbers of the images of each batch, each (b,).
-        keys: Their keys, likewise.
+        shares: Numbers and keys of the images of each batch, taken some batches ahead.
         cut: `(image (1, c, h, w), key (1,)) -> tensor or pair of tensors (1, ...)`, what makes images of unequal sizes
             equal.
         workers: Number of worker processes; 0 reads in this one; None: one for each core of this process, at most 8.
         device: Where the batches go.
+        host: Leave images on the host for `Batch.to` to move, so that they need not fit on the device together.
+        skip_unreadable: Leave out images that cannot be read, and name them in `Batch.skipped`.
+        timeout: Seconds without a sign of life after which a worker is taken to hang, > 0.
 
     Yields:
-        One `Batch` for each element of `ids`.
+        One `Batch` for each of `shares`.
+
+    Raises:
+        InputError: An image cannot be read; or fewer than 2 of a batch can, when they are skipped.
+        RuntimeError: A worker process died or hangs.
     """
-    read: Iterator[Any] = (
-        _from_files(dataset, ids, keys, cut, workers, device)
-        if dataset.images is None
-        else (dataset.images[numbers] for numbers in ids)
-    )
-    for images, numbers, batch_keys in zip(read, ids, keys, strict=True):
-        labels = None if dataset.labels is None else _to(dataset.labels[numbers], device)
-        yield Batch(_to(images, device), _to(batch_keys, device), labels)
+    if dataset.images is not None:
+        yield from _from_memory(dataset, dataset.images, shares, device, host=host)
+        return
+    count = min(8, cores_per_process()) if workers is None else workers
+    shares, ahead = tee(shares)  # workers are given pieces before the batch is asked for
+    pieces = (piece for ids, keys in ahead for piece in _pieces(ids, keys))
+    reader = PieceReader(dataset, cut, workers=count)
+    with closing(read_pieces(reader, pieces, workers=count, pin=device.type == "cuda", timeout=timeout)) as found:
+        for ids, keys in shares:
+            cuts, kept, skipped = _gather(islice(found, -(-len(ids) // _PIECE)), ids, dataset, skip=skip_unreadable)
+            labels = None if dataset.labels is None else to_device(dataset.labels[ids[kept]], device)
+            images = cuts if host else cuts.to(device)
+            yield Batch(images, to_device(keys[kept], device), labels, skipped)
 
 
-def _from_files(
-    dataset: ImageDataset,
-    ids: Sequence[Tensor],
-    keys: Sequence[Tensor],
-    cut: Cut,
-    workers: int | None,
-    device: torch.device,
-) -> Iterator[Any]:
-    """Cuts of whole batches, from workers that share the work of each: memory is for pieces, not for batches."""
-    pairs = [list(zip(n.tolist(), k.tolist(), strict=True)) for n, k in zip(ids, keys, strict=True)]
-    pieces = [[batch[start : start + _PIECE] for start in range(0, len(batch), _PIECE)] for batch in pairs]
-    loader = iter(
-        DataLoader(
-            _CutImages(dataset, cut),
-            batch_sampler=[piece for batch in pieces for piece in batch],
-            collate_fn=_collate,
-            num_workers=min(8, cores_per_process()) if workers is None else workers,
-            pin_memory=device.type == "cuda",
-        )
-    )
-    for batch in pieces:
-        parts = [_to(_checked(next(loader)), device) for _ in batch]
-        if isinstance(parts[0], Tensor):
-            yield torch.cat(parts)
-        else:
-            yield tuple(torch.cat(views) for views in zip(*parts, strict=True))
+def _from_memory(
+    dataset: ImageDataset, images: Tensor, shares: Iterable[Share], device: torch.device, *, host: bool
+) -> Iterator[Batch]:
+    if device.type == "cuda" and images.nbytes < _MOST_ON_DEVICE * torch.cuda.mem_get_info(device)[0]:
+        images = images.to(device)  # once: a batch is then picked there, and nothing waits for the host
+    for ids, keys in shares:
+        picked = images[to_device(ids, images.device)]
+        labels = None if dataset.labels is None else to_device(dataset.labels[ids], device)
+        yield Batch(picked if host else to_device(picked, device), to_device(keys, device), labels)
 
 
-def _checked(cuts: Any) -> Any:
-    if isinstance(cuts, InputError):
-        raise cuts
-    return cuts
+def _pieces(ids: Tensor, keys: Tensor) -> list[Indices]:
+    """A batch in pieces for workers that share the work of each: memory is for pieces, not for batches."""
+    pairs = list(zip(ids.tolist(), keys.tolist(), strict=True))
+    return [pairs[start : start + _PIECE] for start in range(0, len(pairs), _PIECE)]
 
 
-def _to(images: Any, device: torch.device) -> Any:
-    if not isinstance(images, Tensor):
-        return tuple(_to(part, device) for part in images)
-    if device.type == "cuda" and not images.is_cuda:
-        images = images.pin_memory()  # from pageable memory the copy would wait for the device
-    return images.to(device, non_blocking=True)
+def _gather(
+    pieces: Iterable[Piece], ids: Tensor, dataset: ImageDataset, *, skip: bool
+) -> tuple[HostCuts, Tensor, tuple[str, ...]]:
+    """Cuts of a batch, which of its images they are, bool (b,), and the names of the others."""
+    parts = []
+    kept = torch.ones(len(ids), dtype=torch.bool)
+    for index, piece in enumerate(pieces):
+        for place, reason in piece.unread:
+            kept[index * _PIECE + place] = False
+            if not skip:
+                raise InputError(reason)
+            if int(kept.sum()) < 2:
+                raise InputError(f"a batch must have at least 2 images that can be read on each process; {reason}")
+        if piece.cuts is not None:
+            parts.append(piece.cuts)
+    return HostCuts(parts), kept, tuple(dataset.name(number) for number in ids[~kept].tolist())

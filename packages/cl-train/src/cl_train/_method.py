@@ -40,7 +40,10 @@ class Method(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, views: Tensor) -> Any:
-        """Embeddings of views: a tuple of tensors with one row per image, so that chunks of a batch can be joined."""
+        """Embeddings of views: a tensor or a NamedTuple of tensors (or None) with one row per image, in their order.
+
+        So that chunks of a batch can be joined: the loss may see more rows than a forward does.
+        """
 
     @abstractmethod
     def loss(self, embeddings: Any, labels: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
@@ -48,3 +51,10 @@ class Method(nn.Module, ABC):
 
         Labels (n,) are there when the data set has them.
         """
+
+    def after_step(self) -> None:
+        """Called after each step of the optimiser, before it is known whether the step counts: it may be taken back."""
+
+    def negatives(self, images: int) -> int | None:
+        """How many negatives each row has when the loss sees so many images, or None where that says nothing."""
+        return None

@@ -1,14 +1,16 @@
 """Which images each step of a run takes: a function of the step, so a run can go on from any."""
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from cl_train._datasets import ImageDataset
 from cl_train._errors import InputError
-from cl_train._loader import Batch, batches, epoch_ids
+from cl_train._loader import Batch, Share, batches, epoch_ids
 from cl_train._method import Method
 
 
@@ -59,7 +61,22 @@ class Plan:
             "batch_size": self.batch_size,
             "epochs": self.epochs,
             "seed": self.seed,
+            "processes": self.processes,
         }
+
+    @property
+    def share(self) -> int:
+        """Images of a batch on one process."""
+        return self.batch_size // self.processes
+
+    def step_of(self, state: dict[str, Any]) -> int:
+        """The step to go on from, given a checkpoint's state: as many passes, should the batches have been others."""
+        if not state:
+            return 0
+        run = state["run"]
+        if run["batch_size"] == self.batch_size and run["images"] == len(self.dataset):
+            return state["step"]
+        return state["step"] * self.steps_per_epoch // (run["images"] // run["batch_size"])
 
     @property
     def steps_per_epoch(self) -> int:
@@ -71,10 +88,41 @@ class Plan:
         """Steps of the whole run."""
         return self.steps_per_epoch * self.epochs
 
+    def ids(self, step: int) -> Tensor:
+        """The numbers of the images of a step, on all processes, (batch_size,)."""
+        epoch, index = divmod(step, self.steps_per_epoch)
+        ids = epoch_ids(
+            len(self.dataset), batch_size=self.batch_size, seed=self.seed, epoch=epoch, process=0, processes=1
+        )
+        return ids[index]
+
     def batches(
-        self, start: int, stop: int, *, method: Method, workers: int | None, device: torch.device
-    ) -> Iterator[tuple[int, Batch]]:
-        """Steps start ... stop - 1, each with this process's share of its batch."""
+        self,
+        start: int,
+        stop: int,
+        *,
+        method: Method,
+        workers: int | None,
+        device: torch.device,
+        skip_unreadable: bool = False,
+        timeout: float = 120.0,
+    ) -> Generator[tuple[int, Batch]]:
+        """Steps start ... stop - 1, each with this process's share of its batch; cuts of files stay on the host."""
+        source = batches(
+            self.dataset,
+            self._shares(start, stop, method),
+            cut=method.cut,
+            workers=workers,
+            device=device,
+            host=True,
+            skip_unreadable=skip_unreadable,
+            timeout=timeout,
+        )
+        with closing(source):
+            yield from enumerate(source, start=start)
+
+    def _shares(self, start: int, stop: int, method: Method) -> Iterator[Share]:
+        """Numbers and keys of this process's images, step by step; an epoch's order is made when it is needed."""
         while start < stop:
             epoch, skip = divmod(start, self.steps_per_epoch)
             ids = epoch_ids(
@@ -85,7 +133,6 @@ class Plan:
                 process=self.process,
                 processes=self.processes,
             )[skip : skip + stop - start]
-            keys = [method.keys(numbers, seed=self.seed, epoch=epoch) for numbers in ids]
-            source = batches(self.dataset, ids, keys, cut=method.cut, workers=workers, device=device)
-            yield from enumerate(source, start=start)
+            for numbers in ids:
+                yield numbers, method.keys(numbers, seed=self.seed, epoch=epoch)
             start += len(ids)

@@ -1,9 +1,11 @@
 """The loop: any method, any data set, one process or many."""
 
-import math
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,25 +14,26 @@ from accelerate import Accelerator
 from torch import nn
 from torch.optim import Optimizer
 
-from cl_train._checkpoint import (
-    find_checkpoint,
-    load_checkpoint,
-    read_state,
-    remove_checkpoints,
-    save_checkpoint,
-)
+from cl_train._checkpoint import load_checkpoint, peek, read_state, save_checkpoint
+from cl_train._checkpoint_folder import find_checkpoint, quarantine, remove_checkpoints
 from cl_train._datasets import ImageDataset
 from cl_train._errors import InputError
+from cl_train._finite import FiniteGuard, OnNonfinite
+from cl_train._fit import fitting_chunk
 from cl_train._history import History
+from cl_train._interrupt import StopRequest
 from cl_train._lars import LARS, lars_groups
-from cl_train._launch import MixedPrecision, check_accelerator, make_accelerator
-from cl_train._meter import Meter
+from cl_train._launch import MixedPrecision, check_accelerator, describe, make_accelerator, on_main
 from cl_train._method import Method
+from cl_train._norms import Statistics, share_statistics
 from cl_train._plan import Plan
 from cl_train._progress import Progress
-from cl_train._run_folder import make_run_folder, write_config
+from cl_train._run import Run
+from cl_train._run_folder import locked, make_run_folder, write_config
 from cl_train._schedule import scaled_lr, warmup_cosine
-from cl_train._step import train_step
+from cl_train._settings import ChunkSize, Settings
+from cl_train._step import Compile, Gradient
+from cl_train._trackers import Tracker, Trackers, check_trackers
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,8 @@ class PretrainResult:
         checkpoint: The newest checkpoint, or the one that was resumed.
         steps: Optimiser steps since the beginning of the run.
         seconds: Time in the loop of this call, checkpoints included; 0 when the run was finished already.
+        skipped_steps: Steps that were taken back because a number was not finite.
+        skipped_images: Images that could not be read, over all processes.
     """
 
     encoder: nn.Module
@@ -53,6 +58,8 @@ class PretrainResult:
     checkpoint: Path | None
     steps: int
     seconds: float
+    skipped_steps: int
+    skipped_images: int
 
 
 def pretrain(
@@ -62,29 +69,45 @@ def pretrain(
     epochs: int,
     batch_size: int,
     out: str | Path,
+    chunk_size: ChunkSize = None,
+    accumulate: int = 1,
+    batchnorm: Statistics = "sync",
     optimizer: Optimizer | None = None,
     warmup_epochs: float | None = None,
     seed: int = 0,
     resume: str | Path = "auto",
+    may_change: Collection[str] = (),
     workers: int | None = None,
     mixed_precision: MixedPrecision = "auto",
+    compile: Compile = "no",
     max_steps: int | None = None,
-    sync_batchnorm: bool = True,
     log_every: int = 50,
+    checkpoint_every: int | None = None,
     keep_checkpoints: int = 2,
+    keep_every: int | None = None,
+    keep_best: str | None = None,
+    on_nonfinite: OnNonfinite = "stop",
+    max_bad_images: float = 0.0,
+    trackers: Collection[Tracker] = (),
     config: Mapping[str, Any] | None = None,
     accelerator: Accelerator | None = None,
     progress: bool = True,
 ) -> PretrainResult:
     """Train a method on images, on one process or on as many as the launcher started.
 
-    Each step makes the views of a batch, embeds all of them in one forward, and follows the gradient of the loss over
-    the batch of all processes. Which images make a batch and how they are augmented is a function of
-    (seed, epoch, image), so neither the number of processes nor of workers nor a restart changes them.
+    Each step makes the views of a batch, embeds them, and follows the gradient of the loss over the batch of all
+    processes. Which images make a batch and how they are augmented is a function of (seed, epoch, image), so neither
+    the number of processes nor of workers nor a restart changes them.
 
     Learning rates rise linearly for `warmup_epochs` from 0 to the optimiser's own, then fall along a cosine to 0 at
-    the end of `epochs`. A checkpoint is written at the end of each epoch. `out` receives `metrics.jsonl`,
-    `config.json` and `checkpoints/`.
+    the end of `epochs`. `out` receives `metrics.jsonl`, `config.json` and `checkpoints/`. On SIGTERM, SIGINT or
+    SIGUSR1 all processes end after the same step and save; the same call goes on from there, to the same weights as
+    without the interruption.
+
+    **Large batches.** With `chunk_size` the network sees at most so many images at a time, while the loss sees all of
+    the batch: memory is that of a chunk, time at most 4/3 of a step that fits. Two things come from a chunk rather
+    than from the batch: the statistics of BatchNorm, unless `batchnorm="global"`, and nothing else. `accumulate` is
+    the other way to a large step; it adds no negatives, as each part has a loss of its own.
 
     Args:
         method: What to train, such as `SimCLR`. Trained in place; its weights are the caller's, and must be equal on
@@ -93,23 +116,43 @@ def pretrain(
         epochs: Passes over the data, >= 1.
         batch_size: Images per step over all processes, >= 2 and a multiple of the number of processes. What does not
             fill a batch at the end of an epoch is left out.
-        out: Folder of the run, made if needed.
+        out: Folder of the run, made if needed. One run at a time.
+        chunk_size: Images of one process that go through the network at once, >= 1; None: all of its share; "auto":
+            as many as fit into three quarters of the memory that is free.
+        accumulate: Parts of a step, >= 1, whose losses are averaged. Divides the share of a process.
+        batchnorm: Whose statistics BatchNorm normalises by in training. "sync": of a chunk, over all processes;
+            "local": of a chunk on its own process, which tells which rows belong together; "global": of the whole
+            batch, exactly, by computing each chunk again for each layer (see the documentation for what that costs).
+            Running statistics move once per step, with the first chunk's (of the main process) or, if global, with
+            the batch's.
         optimizer: Made from `method`'s parameters; by default SimCLR's LARS with learning rate 0.3 batch_size / 256
             and weight decay 1e-6 (arXiv:2002.05709, section 2.3).
         warmup_epochs: In [0, epochs]; None: the paper's 10, or a tenth of `epochs` if that is less.
-        seed: Seed of the order of the images and of their views, >= 0.
-        resume: "auto" goes on from the newest checkpoint in `out`, if there is one; "never" begins anew and removes
-            them; a path is a checkpoint or a run's folder to go on from.
+        seed: Seed of the order of the images, of their views and of random layers, >= 0.
+        resume: "auto" goes on from the newest checkpoint in `out` that is whole, if there is one; "never" begins anew
+            and removes them; a path is a checkpoint or a run's folder to go on from.
+        may_change: Names of settings in `config.json` that may differ from those of the checkpoint, such as
+            "processes", "batch_size", "chunk_size"; the run then goes on, but is no longer the one it was.
         workers: Worker processes per process that read images which are not in memory; None: one for each core, at
             most 8.
         mixed_precision: "auto": bf16 where the device has it natively, else float32; "no", "bf16", "fp16".
+        compile: "views": what makes the views by torch.compile; "all": the network too.
         max_steps: Stop after so many steps of the whole run, >= 1; the schedule stays that of `epochs`.
-        sync_batchnorm: On several CUDA processes, let BatchNorm see all of them. Local statistics would tell which
-            rows belong together.
         log_every: Steps between entries of the log, >= 1; the end of each epoch is always one.
-        keep_checkpoints: Newest checkpoints to keep, >= 1.
-        config: The caller's own settings, for `config.json`. A run goes on only where they are the same, so leave out
-            what may change in between, such as paths.
+        checkpoint_every: Steps between checkpoints, >= 1; the end of each epoch is always one.
+        keep_checkpoints: Newest checkpoints to keep, >= 2.
+        keep_every: Also keep those at the end of every so many epochs, >= 1.
+        keep_best: Also keep the one with the highest value of this metric, such as "probe_top1".
+        on_nonfinite: What to do when an embedding, the loss or a gradient is not finite, on any process. The step is
+            taken back on all of them, and "stop" ends the run with the weights before it, its images written to
+            `nonfinite.json`; "skip" counts it and goes on.
+        max_bad_images: Share of images that may be unreadable, in [0, 1). At 0 the first one ends the run, by name;
+            above, they are left out of their batches, counted, and written to `bad_images.txt`.
+        trackers: Where each entry of the log is sent too, once, also after a resume, with the settings in
+            `config.json`: any of "tensorboard" (files in `out/tensorboard`), "wandb" and "trackio", extras of this
+            package.
+        config: The caller's own settings, for `config.json`. A run goes on only where they are the same, but for those
+            in `may_change`.
         accelerator: By default `make_accelerator(mixed_precision)`.
         progress: Whether the main process shows a progress bar.
 
@@ -119,94 +162,229 @@ def pretrain(
     Raises:
         InputError: Something that was handed over cannot be used. Raised before the first step and before anything is
             written, but for what only the first batch or the decoding of a file can tell.
-        FloatingPointError: The loss is not finite.
-        ValueError: The loss refuses what it is given; those of cl-losses refuse embeddings that are not finite.
+        Interrupted: The run was asked to stop, and has saved.
+        FloatingPointError: A number was not finite.
     """
     accelerator = make_accelerator(mixed_precision) if accelerator is None else accelerator
     check_accelerator(accelerator)
-    warmup_epochs = min(10.0, epochs / 10) if warmup_epochs is None else warmup_epochs
-    _check_counts(warmup_epochs, epochs, workers, max_steps, log_every, keep_checkpoints)
+    settings = Settings(
+        epochs=epochs,
+        chunk_size=chunk_size,
+        accumulate=accumulate,
+        batchnorm=batchnorm,
+        warmup_epochs=min(10.0, epochs / 10) if warmup_epochs is None else warmup_epochs,
+        workers=workers,
+        compile=compile,
+        max_steps=max_steps,
+        log_every=log_every,
+        checkpoint_every=checkpoint_every,
+        keep_checkpoints=keep_checkpoints,
+        keep_every=keep_every,
+        keep_best=keep_best,
+        on_nonfinite=on_nonfinite,
+        max_bad_images=max_bad_images,
+    )
+    on_main(accelerator, lambda: check_trackers(trackers))
     plan = Plan(dataset, batch_size, epochs, seed, accelerator.process_index, accelerator.num_processes)
+    settings.check_split(plan)
     if optimizer is None:
         optimizer = LARS(lars_groups(method, weight_decay=1e-6), scaled_lr(0.3, batch_size))
     for group in optimizer.param_groups:
         group.setdefault("initial_lr", group["lr"])
-    run = _identity(plan, optimizer, warmup_epochs, config)
     out = Path(out)
-    checkpoint, start = find_checkpoint(resume, out=out), 0
-    if checkpoint is not None:
-        start = read_state(checkpoint, run=run)["step"]
-        load_checkpoint(checkpoint, method=method, optimizer=optimizer, accelerator=accelerator)
-    _check_agreement(start, accelerator)
-    make_run_folder(out)  # the last thing that can be refused
-    if accelerator.is_main_process:
-        remove_checkpoints(out / "checkpoints", after=start if checkpoint else -1)
-        write_config(out, run=run, accelerator=accelerator)
-    accelerator.wait_for_everyone()
-    with accelerator.main_process_first():  # it rewrites the file that the others then read
-        history = History(out / "metrics.jsonl", step=start, write=accelerator.is_main_process)
-
-    model, prepared = _prepare(method, optimizer, accelerator, sync_batchnorm=sync_batchnorm)
+    start = _find_start(method, plan, optimizer, accelerator, settings, out, resume, may_change, config or {})
     last = plan.total_steps if max_steps is None else min(max_steps, plan.total_steps)
-    warmup_steps = round(warmup_epochs * plan.steps_per_epoch)
-    shown = Progress(total=last, done=start, title="pretrain", visible=progress and accelerator.is_main_process)
-    optimizer.zero_grad()  # of what the caller may have computed with it
-    meter, began = Meter(), time.monotonic()
-    for step, batch in plan.batches(start, last, method=method, workers=workers, device=accelerator.device):
-        factor = warmup_cosine(step, warmup_steps=warmup_steps, total_steps=plan.total_steps)
-        for group in optimizer.param_groups:
-            group["lr"] = group["initial_lr"] * factor
-        meter.add(train_step(method, model, prepared, batch, accelerator), images=batch_size)
-        shown.step()
-        done = step + 1
-        pause = done % plan.steps_per_epoch == 0 or done == last
-        if pause or done % log_every == 0:
-            means = meter.fetch(accelerator)
-            if not math.isfinite(means["loss"]):
-                raise FloatingPointError(f"the loss is {means['loss']} at step {done}.")
-            history.add(step=done, epoch=done / plan.steps_per_epoch, lr=optimizer.param_groups[0]["lr"], **means)
-            shown.tell(" ".join(f"{name} {value:.4g}" for name, value in means.items()))
-        if pause:
-            if accelerator.is_main_process:
-                state = {"step": done, "run": run}
-                save_checkpoint(out / "checkpoints", method, optimizer, accelerator, state, keep=keep_checkpoints)
-            accelerator.wait_for_everyone()
-    shown.close()
-    accelerator.unwrap_model(model, keep_fp32_wrapper=False)  # gives `method` its own forward back
-    _share_buffers(method, accelerator)
-    seconds = time.monotonic() - began if start < last else 0.0
-    newest = find_checkpoint("auto", out=out)
-    return PretrainResult(method.encoder, history.entries, out, newest or checkpoint, max(start, last), seconds)
+    on_main(accelerator, lambda: make_run_folder(out))  # the last thing that can be refused
+    with _holding(out, accelerator), torch.random.fork_rng(devices=_cuda(accelerator)):
+        on_main(accelerator, lambda: _tidy(method, optimizer, out, start, accelerator))
+        visible = progress and accelerator.is_main_process
+        run = _begin(method, plan, optimizer, accelerator, settings, out, start, last, trackers, visible=visible)
+        began = time.monotonic()
+        try:
+            run.train(last, workers=workers)
+        finally:
+            run.progress.close()
+            run.trackers.close()
+            accelerator.unwrap_model(run.gradient.model, keep_fp32_wrapper=False)  # gives `method` its own forward back
+        seconds = time.monotonic() - began if start.step < last else 0.0
+        _share_buffers(method, accelerator)
+        newest = on_main(accelerator, lambda: find_checkpoint("auto", out=out))
+    return PretrainResult(
+        encoder=method.encoder,
+        history=run.history.entries,
+        out=out,
+        checkpoint=newest or start.checkpoint,
+        steps=max(start.step, last),
+        seconds=seconds,
+        skipped_steps=run.guard.skipped(),
+        skipped_images=run.skipped_images,
+    )
 
 
-def _prepare(
-    method: Method, optimizer: Optimizer, accelerator: Accelerator, *, sync_batchnorm: bool
-) -> tuple[nn.Module, Optimizer]:
-    """The method on its device, wrapped for several processes and for the precision, and its optimiser."""
-    if sync_batchnorm and accelerator.device.type == "cuda" and accelerator.num_processes > 1:
-        nn.SyncBatchNorm.convert_sync_batchnorm(method)  # in place; the parameters stay the same objects
-    # NHWC: convolutions are faster so on tensor cores, and twice as fast in float32 on a CPU.
-    method.to(memory_format=torch.channels_last).train()
-    return accelerator.prepare(method, optimizer)
+@dataclass(frozen=True)
+class _Start:
+    """Where a run begins: a checkpoint or nothing, what it held, the step, and what identifies the run."""
+
+    checkpoint: Path | None
+    state: dict[str, Any]
+    step: int
+    chunk_size: int
+    identity: dict[str, Any]
 
 
-def _identity(
-    plan: Plan, optimizer: Optimizer, warmup_epochs: float, config: Mapping[str, Any] | None
-) -> dict[str, Any]:
-    """What must be equal for a run to go on from another's checkpoint."""
+def _find_start(
+    method: Method,
+    plan: Plan,
+    optimizer: Optimizer,
+    accelerator: Accelerator,
+    settings: Settings,
+    out: Path,
+    resume: str | Path,
+    may_change: Collection[str],
+    config: Mapping[str, Any],
+) -> _Start:
+    """Fill the method and its optimiser from the checkpoint that `resume` means, if there is one."""
+    checkpoint = on_main(accelerator, lambda: find_checkpoint(resume, out=out))
+    _check_shared(checkpoint, accelerator)
+    chunk_size = settings.chunk_size
+    if chunk_size == "auto":
+        earlier = None if checkpoint is None else peek(checkpoint)["run"].get("chunk_size")
+        chunk_size = fitting_chunk(method, plan, accelerator) if earlier is None else earlier
     groups = [
         {name: value for name, value in group.items() if name not in ("params", "lr")}
         for group in optimizer.param_groups
     ]
-    settings = {"warmup_epochs": warmup_epochs, "optimizer": type(optimizer).__name__, "optimizer_groups": groups}
-    return dict(config or {}) | plan.identity | settings
+    identity = dict(config) | plan.identity | settings.identity(chunk_size)
+    identity |= {"optimizer": type(optimizer).__name__, "optimizer_groups": groups}
+    state: dict[str, Any] = {}
+    if checkpoint is not None:
+        state = read_state(checkpoint, run=identity, may_change=may_change)
+        load_checkpoint(checkpoint, method=method, optimizer=optimizer, accelerator=accelerator)
+    return _Start(checkpoint, state, plan.step_of(state), chunk_size or plan.share, identity)
 
 
-def _check_agreement(start: int, accelerator: Accelerator) -> None:
-    """Processes that went on from different steps would train on, paired wrongly, without an error."""
-    starts = accelerator.gather(torch.tensor([start], device=accelerator.device)).tolist()
-    if len(set(starts)) > 1:
-        raise InputError(f"`out` must be a folder that all processes share, they found checkpoints of steps {starts}.")
+def _begin(
+    method: Method,
+    plan: Plan,
+    optimizer: Optimizer,
+    accelerator: Accelerator,
+    settings: Settings,
+    out: Path,
+    start: _Start,
+    last: int,
+    trackers: Collection[Tracker],
+    *,
+    visible: bool,
+) -> Run:
+    """The run, ready for its next step."""
+    history = History(out / "metrics.jsonl", step=start.step, per_epoch=plan.steps_per_epoch)
+    on_main(accelerator, history.begin)
+    model, prepared = _prepare(method, optimizer, accelerator, settings)
+    optimizer.zero_grad()  # of what the caller may have computed with it
+    gradient = Gradient(
+        method=method,
+        model=model,
+        accelerator=accelerator,
+        views=method.views if settings.compile == "no" else torch.compile(method.views),
+        chunk_size=start.chunk_size,
+        accumulate=settings.accumulate,
+        statistics=settings.batchnorm,
+        seed=plan.seed,
+    )
+    warmup_steps = round(settings.warmup_epochs * plan.steps_per_epoch)
+    factor = partial(warmup_cosine, warmup_steps=warmup_steps, total_steps=plan.total_steps)
+    skipped, scaled = start.state.get("skipped_steps", 0), accelerator.scaler is not None
+    run = Run(
+        method=method,
+        optimizer=prepared,
+        plan=plan,
+        gradient=gradient,
+        factor=factor,
+        guard=FiniteGuard(method, optimizer, on_nonfinite=settings.on_nonfinite, scaled=scaled, skipped=skipped),
+        stop=StopRequest(accelerator),
+        history=history,
+        trackers=Trackers(
+            trackers if accelerator.is_main_process and start.step < last else (),  # a finished run logs nothing
+            out=out,
+            config=start.identity,
+            step=start.step,
+            entries=history.entries,
+        ),
+        progress=Progress(total=last, done=start.step, title="pretrain", visible=visible),
+        accelerator=accelerator,
+        out=out,
+        saving=settings.saving,
+        log_every=settings.log_every,
+        max_bad_images=settings.max_bad_images,
+        identity=start.identity,
+        step=start.step,
+        skipped_images=start.state.get("skipped_images", 0),
+    )
+    if start.state.get("step") == start.step:
+        run.meter.restore(start.state["meter"], accelerator)
+    if visible:
+        print(_opening(run, settings), file=sys.stderr, flush=True)
+    return run
+
+
+def _prepare(
+    method: Method, optimizer: Optimizer, accelerator: Accelerator, settings: Settings
+) -> tuple[nn.Module, Optimizer]:
+    """The method on its device, wrapped for several processes and for the precision, and its optimiser."""
+    # NHWC: convolutions are faster so on tensor cores, and twice as fast in float32 on a CPU.
+    method.to(accelerator.device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+    if settings.batchnorm == "sync":
+        share_statistics(method, processes=accelerator.num_processes)
+    if settings.compile == "all":
+        method.encoder.compile()
+    return accelerator.prepare(method, optimizer)
+
+
+@contextmanager
+def _holding(out: Path, accelerator: Accelerator) -> Iterator[None]:
+    """The run folder for this run alone; what the main process is refused, all are."""
+    with ExitStack() as stack:
+
+        def take() -> None:
+            stack.enter_context(locked(out))
+
+        on_main(accelerator, take)
+        yield
+
+
+def _tidy(method: Method, optimizer: Optimizer, out: Path, start: _Start, accelerator: Accelerator) -> None:
+    """Set aside what is damaged, remove what is of steps to come, and say how the run was started."""
+    folder = out / "checkpoints"
+    if start.checkpoint is not None and start.checkpoint.parent.resolve() == folder.resolve():
+        quarantine(folder, newest=start.checkpoint)
+        if start.step != start.state["step"]:
+            # Other batches: steps are counted anew. Saved before the one that was loaded is removed as of a later step.
+            state = start.state | {"step": start.step, "run": start.identity, "meter": {}}
+            save_checkpoint(folder, method, optimizer, accelerator, state)
+    remove_checkpoints(folder, after=start.step if start.checkpoint else -1)
+    write_config(out, run=start.identity, accelerator=accelerator)
+
+
+def _opening(run: Run, settings: Settings) -> str:
+    """One line: what runs where, on how many images, with how many negatives."""
+    images = run.plan.batch_size // settings.accumulate
+    negatives = run.method.negatives(images)
+    parameters = sum(parameter.numel() for parameter in run.method.parameters() if parameter.requires_grad)
+    words = [describe(run.accelerator), f"images/step={run.plan.batch_size}"]
+    if run.gradient.chunk_size < run.plan.share:
+        words.append(f"chunk={run.gradient.chunk_size}")
+    if negatives is not None:
+        words.append(f"negatives={negatives}")
+    return " ".join([*words, f"parameters={parameters / 1e6:.3g}M", f"steps={run.progress.total}"])
+
+
+def _check_shared(checkpoint: Path | None, accelerator: Accelerator) -> None:
+    """Processes that do not see the main one's checkpoint would start from other weights."""
+    seen = checkpoint is None or (checkpoint / "state.json").is_file()
+    seen_by = accelerator.gather(torch.tensor([seen], device=accelerator.device)).tolist()
+    if not all(seen_by):
+        missing = [process for process, sees in enumerate(seen_by) if not sees]
+        raise InputError(f"`out` must be a folder that all processes share, {missing} do not see {checkpoint}.")
 
 
 def _share_buffers(method: Method, accelerator: Accelerator) -> None:
@@ -216,18 +394,5 @@ def _share_buffers(method: Method, accelerator: Accelerator) -> None:
             torch.distributed.broadcast(buffer, src=0)
 
 
-def _check_counts(
-    warmup_epochs: float, epochs: int, workers: int | None, max_steps: int | None, log_every: int, keep_checkpoints: int
-) -> None:
-    for name, least, value in (
-        ("epochs", 1, epochs),
-        ("warmup_epochs", 0, warmup_epochs),
-        ("workers", 0, workers),
-        ("max_steps", 1, max_steps),
-        ("log_every", 1, log_every),
-        ("keep_checkpoints", 1, keep_checkpoints),
-    ):
-        if value is not None and value < least:
-            raise InputError(f"`{name}` must be at least {least}, got {value}.")
-    if warmup_epochs > epochs:
-        raise InputError(f"`warmup_epochs` must be at most `epochs`, {epochs}, got {warmup_epochs:g}.")
+def _cuda(accelerator: Accelerator) -> list[torch.device]:
+    return [accelerator.device] if accelerator.device.type == "cuda" else []

@@ -1,14 +1,17 @@
 """The folder of a run: that it can be written, and what it says of how the run was started."""
 
 import json
+import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import accelerate
 import torch
 from accelerate import Accelerator
+from filelock import FileLock, Timeout
 
 from cl_train._errors import InputError
 
@@ -26,6 +29,30 @@ def make_run_folder(out: Path) -> None:
         trial.unlink(missing_ok=True)
     except OSError as error:
         raise InputError(f"`out` must be a folder that can be written to, {out}: {error.strerror}.") from error
+
+
+@contextmanager
+def locked(out: Path) -> Iterator[None]:
+    """Within it no other run can use the folder. The system gives it back when the process dies, however it dies.
+
+    Raises:
+        InputError: Another run is using it.
+    """
+    lock, holder = FileLock(out / ".lock"), out / ".lock.holder"
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        who = holder.read_text() if holder.is_file() else "another process"
+        raise InputError(f"`out` must be the folder of one run at a time, {out} is in use by {who}.") from None
+    try:
+        holder.write_text(f"process {os.getpid()} on {platform.node()}")
+        yield
+    finally:
+        holder.unlink(missing_ok=True)
+        # Before it is given back: afterwards it may be another run's, and a third one would make and hold a new file.
+        with suppress(PermissionError):  # of Windows, where it stays
+            (out / ".lock").unlink(missing_ok=True)
+        lock.release()
 
 
 def write_config(out: Path, *, run: Mapping[str, Any], accelerator: Accelerator) -> None:
