@@ -7,7 +7,7 @@ import signal
 import tempfile
 import time
 from collections.abc import Callable
-from functools import partial
+from functools import partial, partialmethod
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,8 +15,10 @@ import tiny
 import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
-from cl_train import ArrayDataset, FolderDataset, InputError
+from cl_train import ArrayDataset, FolderDataset, ImageDataset, InputError
+from cl_train._plan import Plan
 from cl_train._run import Run
+from torch import Tensor
 
 TIMEOUT = 5.0  # of the process group, where a process hangs
 
@@ -344,23 +346,45 @@ def dead_process(folder: Path) -> Outcome:
     return Outcome("; ".join(texts) + "; going on gives the weights of the whole run", good)
 
 
+class Deadly(ImageDataset):
+    """Images of which one is the end of who reads it, in a worker."""
+
+    def __init__(self, data: ImageDataset, end: Callable[[], object]) -> None:
+        self.data, self.end, self.parent = data, end, os.getpid()
+        self.labels, self.classes, self.images = data.labels, data.classes, None
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def name(self, index: int) -> str:
+        return self.data.name(index)
+
+    def read(self, index: int) -> Tensor:
+        if index == 20 and os.getpid() != self.parent:
+            self.end()
+        return self.data.read(index)
+
+
 def readers(folder: Path) -> Outcome:
-    """A worker process that reads images is killed."""
-    out, data = folder / "reader", tiny.image_folder(folder / "more images")
+    """A worker process raises, ends, is killed, hangs; then the same call with images that do no harm."""
+    data, texts, good = tiny.image_folder(folder / "more images"), [], True
+    ends: dict[str, Callable[[], object]] = {
+        "raises": lambda: 1 / 0,
+        "ends with code 3": lambda: os._exit(3),
+        "is killed": lambda: os.kill(os.getpid(), signal.SIGKILL),
+        "hangs": lambda: time.sleep(1000),
+    }
+    expected = folder / "all read"
+    tiny.wait(tiny.fork(partial(tiny.run, expected, data=data)))
+    for word, end in ends.items():
+        out = folder / f"reader {word}"
 
-    def train() -> None:
-        trained = tiny.method()
+        def train(out: Path = out, end: Callable[[], object] = end) -> None:
+            Plan.batches = partialmethod(Plan.batches, timeout=2.0)
+            tiny.run(out, data=Deadly(data, end), workers=2)
 
-        def kill(step: int) -> None:
-            if step == 3:
-                children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
-                os.kill(int(children[0]), signal.SIGKILL)
-
-        trained.before_step = kill
-        tiny.run(out, trained=trained, data=data, workers=2)
-
-    found = ended(train, folder)
-    again = ended(partial(tiny.run, out, data=data), folder)
-    good = found.codes == [1] and again.codes == [0]
-    last = (found.printed.strip().splitlines() or [""])[-1]
-    return Outcome(f"{last[:100]} after {found.seconds:.1f} s; going on ends", good)
+        found = ended(train, folder)
+        again = ended(partial(tiny.run, out, data=data), folder)
+        good &= found.codes == [1] and data.name(20) in found.printed and again.codes == [0] and _equals(out, expected)
+        texts.append(f"{word}: {found.seconds:.1f} s")
+    return Outcome("; ".join(texts) + "; all name the file, and going on gives the weights of the whole run", good)

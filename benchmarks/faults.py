@@ -88,38 +88,42 @@ def cost_of_the_check(folder: Path) -> Outcome:
 
 
 def faults(*, quick: bool) -> Iterator[Fault]:
-    """All, numbered as in the table of what was asked for."""
+    """All, numbered as in the list of what was asked for; quick: what tests/train/test_damage.py and others leave."""
     yield "1 SIGKILL at random moments while saving", partial(kills, count=20 if quick else 200)
     if not quick:
-        yield "2 SIGKILL before each call of the file system while saving", partial(boundaries, by_kill=True)
-    kept = "kept the last one, named the reason and left nothing"
-    yield "3 no space left, I/O error or a limit, at each write and fsync", counted(files.full_disk, kept)
+        yield from _of_files()
     yield "3 no space left on the main one of 2 processes", runs.full_disk
-    yield "4 each file cut at 0, 1, 50, 99 %", counted(files.truncated, "noticed, went on from the one before")
-    flipped = partial(files.flipped, count=100 if quick else 1000)
-    yield "5 one bit flipped, manifest included", counted(flipped, "noticed")
-    went_back = "noticed, went on from the one before"
-    yield "6 files deleted or folders instead, all of them", counted(files.deleted, went_back)
-    yield "6 stray files and folders", counted(files.strays, "checks hold")
     yield "9 other number of processes", runs.another_world
     if not quick:
         for name in launchers.LAUNCHERS:
             yield f"10 SIGTERM: {name}", partial(launchers.ended_launcher, name=name, number=signal.SIGTERM, repeats=3)
-        yield "10 SIGKILL of torchrun", launchers.killed_torchrun
+        yield "10 SIGKILL: torchrun, 2 processes", launchers.killed_torchrun
     yield "11 SIGTERM, SIGINT, SIGUSR1, again while saving; 1 process", runs.signals
     yield "11 the same to one of 2 processes", partial(runs.signals, world=2)
-    yield "12 NaN loss, NaN embedding, infinite gradient", runs.nonfinite
-    yield "12 the same, to be skipped", runs.nonfinite_skipped
     if not quick:
+        yield "12 NaN loss, NaN embedding, infinite gradient", runs.nonfinite
+        yield "12 the same, to be skipped", runs.nonfinite_skipped
         yield "12 cost of the check", cost_of_the_check
-    yield "13 the same on one of 2 processes", partial(runs.nonfinite, world=2, only=1)
+    poison = "13 NaN loss, NaN embedding, infinite gradient on one of 2 processes"
+    yield poison, partial(runs.nonfinite, world=2, only=1)
     yield "13 the same, to be skipped", partial(runs.nonfinite_skipped, world=2, only=1)
-    yield "15 a worker that reads images is killed", runs.readers
+    yield "15 a worker that reads images raises, ends, is killed, hangs (limit 2 s)", runs.readers
     yield "16 one of 2 processes dies or hangs", runs.dead_process
-    yield "17 a pickle that runs code in place of each file, also with a manifest that fits", malicious
     yield "18 two runs on one folder", runs.one_folder
     yield "19 read-only folder, missing, empty or too few images", runs.refusals
     yield "20 killed three times; other clock, locale, working directory", runs.chain
+
+
+def _of_files() -> Iterator[Fault]:
+    before = "noticed, and the one before is taken"
+    yield "2 SIGKILL before each call of the file system while saving", partial(boundaries, by_kill=True)
+    full = "kept the last one, named the reason and left nothing"
+    yield "3 no space left, I/O error or a limit, at each write and fsync", counted(files.full_disk, full)
+    yield "4 each file cut at 0, 1, 50, 99 %", counted(files.truncated, before)
+    yield "5 one bit flipped, manifest included", counted(partial(files.flipped, count=1000), "noticed")
+    yield "6 files deleted or folders instead, all of them", counted(files.deleted, before)
+    yield "6 stray files and folders", counted(files.strays, "checks hold")
+    yield "17 a pickle that runs code in place of each file, also with a manifest that fits", malicious
 
 
 def main() -> None:
@@ -132,7 +136,8 @@ def main() -> None:
     begun, good = time.monotonic(), True
     print("| fault | what happened | seconds | verdict |\n|---|---|---:|---|", flush=True)
     with tempfile.TemporaryDirectory() as name:
-        for number, (fault, call) in enumerate(faults(quick=arguments.quick)):
+        found = sorted(faults(quick=arguments.quick), key=lambda pair: int(pair[0].split()[0]))
+        for number, (fault, call) in enumerate(found):
             if fault.startswith(arguments.only):
                 folder = Path(name) / str(number)
                 folder.mkdir()

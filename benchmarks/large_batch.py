@@ -33,12 +33,12 @@ def simclr(make: Any, **settings: Any) -> SimCLR:
     return SimCLR(encoder, head, SimCLRAugment(SIZE, strength=0.5, blur=False), NTXentLoss(temperature=0.5))
 
 
-def gradient(method: SimCLR, chunk_size: int) -> Gradient:
+def gradient(method: SimCLR, chunk_size: int, *, share: int) -> Gradient:
     """The step of `pretrain` but for the optimiser."""
     accelerator = make_accelerator("auto")
     method.to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     model = accelerator.prepare(method)
-    return Gradient(method, model, accelerator, method.views, chunk_size, 1, "local", seed=0)
+    return Gradient(method, model, accelerator, method.views, share, chunk_size, 1, "local", seed=0)
 
 
 def batch_of(method: SimCLR, n: int) -> Batch:
@@ -71,7 +71,7 @@ def by_batch(batches: list[int], chunk_size: int, *, whole_up_to: int, rounds: i
                 figures[name] = ("", None)
                 continue
             method = simclr(resnet18, width=0.25)
-            step = partial(gradient(method, size), batch_of(method, n), 0)
+            step = partial(gradient(method, size, share=n), batch_of(method, n), 0)
             figures[name] = (f"{peak_bytes(step) / 1e6:.0f}", seconds_of(step, rounds))
         (mb, seconds), (whole_mb, whole_seconds) = figures["chunks"], figures["whole"]
         assert seconds is not None

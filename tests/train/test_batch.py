@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from cl_train import InputError
 from cl_train._batch import Batch, HostCuts
 
 CPU = torch.device("cpu")
@@ -20,8 +21,8 @@ def parts_of(images: torch.Tensor, *, pair: bool) -> HostCuts:
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 11, 20])
 def test_parts_on_the_host_split_as_a_tensor_does(size):
     keys = torch.arange(11)
-    whole = Batch(rows(), keys, None).split(size)
-    found = Batch(parts_of(rows(), pair=False), keys, None).split(size)
+    whole = Batch(rows(), keys, None).split(size, share=11)
+    found = Batch(parts_of(rows(), pair=False), keys, None).split(size, share=11)
     assert len(found) == len(whole)
     for part, expected in zip(found, whole, strict=True):
         assert torch.equal(part.to(CPU).images, expected.images)
@@ -30,7 +31,9 @@ def test_parts_on_the_host_split_as_a_tensor_does(size):
 
 @pytest.mark.parametrize("size", [1, 3, 11])
 def test_pairs_of_cuts_stay_together_when_they_are_split(size):
-    found = [part.to(CPU).images for part in Batch(parts_of(rows(), pair=True), torch.arange(11), None).split(size)]
+    found = [
+        part.to(CPU).images for part in Batch(parts_of(rows(), pair=True), torch.arange(11), None).split(size, share=11)
+    ]
     view_a, view_b = (torch.cat(views) for views in zip(*found, strict=True))
     assert torch.equal(view_a, rows())
     assert torch.equal(view_b, rows() + 100)
@@ -44,3 +47,17 @@ def test_rows_on_the_host_are_not_copied():
 
 def test_a_batch_that_is_moved_still_says_what_was_skipped():
     assert Batch(rows(), torch.arange(11), None, ("a.png",)).to(CPU).skipped == ("a.png",)
+
+
+@pytest.mark.parametrize("readable", [4, 7, 10])
+def test_a_batch_with_unreadable_images_has_as_many_parts_as_a_whole_one(readable):
+    parts = Batch(rows(readable), torch.arange(readable), None).split(3, share=11)
+    assert len(parts) == 4
+    assert max(len(part.keys) for part in parts) - min(len(part.keys) for part in parts) <= 1
+    assert torch.equal(torch.cat([part.keys for part in parts]), torch.arange(readable))
+
+
+def test_a_batch_with_fewer_images_than_parts_is_refused():
+    message = r"^a batch must have an image for each of 4 parts, 3 of 11 can be read\.$"
+    with pytest.raises(InputError, match=message):
+        Batch(rows(3), torch.arange(3), None).split(3, share=11)

@@ -64,7 +64,7 @@ def batch(method: SimCLR, n: int = IMAGES) -> Batch:
 
 def gradient(method: Method, *, chunk_size: int, statistics="local", accumulate: int = 1) -> Gradient:
     accelerator = make_accelerator("no")
-    return Gradient(method, method, accelerator, method.views, chunk_size, accumulate, statistics, seed=3)
+    return Gradient(method, method, accelerator, method.views, IMAGES, chunk_size, accumulate, statistics, seed=3)
 
 
 def found(method: SimCLR, **settings) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:

@@ -189,7 +189,7 @@ def test_chunks_of_a_batch_on_the_host_are_those_of_the_batch(folder, kind, size
     options = {"cut": simclr().cut, "workers": 0, "device": CPU}
     (whole,) = batches(dataset, [(ids, ids)], **options)
     (batch,) = batches(dataset, [(ids, ids)], host=True, **options)
-    chunks = [chunk.to(CPU) for chunk in batch.split(size)]
+    chunks = [chunk.to(CPU) for chunk in batch.split(size, share=len(batch.keys))]
     assert len(chunks) == -(-40 // size)
     for place in range(2 if kind == "files" else 1):
         parts = [chunk.images[place] if kind == "files" else chunk.images for chunk in chunks]

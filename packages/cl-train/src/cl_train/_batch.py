@@ -1,10 +1,13 @@
 """The images of a step on one process, and how they are split and moved."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+from cl_train._errors import InputError
 
 
 class HostCuts:
@@ -50,11 +53,24 @@ class Batch(NamedTuple):
     labels: Tensor | None
     skipped: tuple[str, ...] = ()
 
-    def split(self, size: int) -> list["Batch"]:
-        """Consecutive parts of `size` images, the last perhaps smaller."""
+    def split(self, size: int, *, share: int) -> list["Batch"]:
+        """Consecutive parts of `size` images, the last perhaps smaller.
+
+        Args:
+            size: Images of a part, >= 1.
+            share: Images that a batch has where all can be read. One with fewer gives as many parts, evenly: processes
+                wait for each other part by part.
+
+        Raises:
+            InputError: There are fewer images than parts.
+        """
+        n, parts = len(self.keys), -(-share // size)
+        if n < parts:
+            raise InputError(f"a batch must have an image for each of {parts} parts, {n} of {share} can be read.")
+        bounds = [min(i * size, n) if n == share else i * n // parts for i in range(parts + 1)]
         return [
             Batch(_rows(self.images, rows), self.keys[rows], None if self.labels is None else self.labels[rows])
-            for rows in (slice(start, start + size) for start in range(0, len(self.keys), size))
+            for rows in (slice(start, stop) for start, stop in pairwise(bounds))
         ]
 
     def to(self, device: torch.device) -> "Batch":

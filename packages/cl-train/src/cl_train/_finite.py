@@ -82,7 +82,7 @@ class FiniteGuard:
         counts = finite & (self.first < 0) if self.sticky else finite
         self.count = self.count + ~(finite if not self.sticky else finite | (self.first >= 0))
         self.first = torch.where(~finite & (self.first < 0), step, self.first)
-        if not self.scaled:
+        if not self.scaled and not (counts.device.type == "cpu" and bool(counts)):
             for flat, values in zip(gradients, joined, strict=True):
                 _write(flat, torch.where(counts, values, 0))
         return counts
@@ -90,6 +90,9 @@ class FiniteGuard:
     @torch.no_grad()
     def settle(self, counts: Tensor) -> None:
         """Take back what happened since `remember` unless the step counts."""
+        if counts.device.type == "cpu" and bool(counts):  # to look costs nothing here
+            self.kept, self.entries = [], []
+            return
         for flat, before in self.kept:
             _write(flat, torch.where(counts.to(before.device), torch.cat(flat), before))
         changed = [(entries, before) for entries, before in self.entries if _differ(entries, before)]

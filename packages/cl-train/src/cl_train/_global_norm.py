@@ -39,7 +39,7 @@ def global_gradient(gradient: "Gradient", batch: Batch, step: int) -> dict[str, 
     Returns:
         The method's metrics, and whether all was "finite".
     """
-    chunks = batch.split(gradient.chunk_size)
+    chunks = batch.split(min(gradient.chunk_size, gradient.share), share=gradient.share)
     statistics = _Statistics(gradient.method)
     with statistics.in_place():
         embed = partial(_embed, gradient, statistics, chunks, step)

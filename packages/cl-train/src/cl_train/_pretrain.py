@@ -286,6 +286,7 @@ def _begin(
         model=model,
         accelerator=accelerator,
         views=method.views if settings.compile == "no" else torch.compile(method.views),
+        share=plan.share,
         chunk_size=start.chunk_size,
         accumulate=settings.accumulate,
         statistics=settings.batchnorm,

@@ -182,7 +182,7 @@ def _end(iterator: Any) -> None:
 def _kill(workers: list[Process]) -> None:
     for worker in workers:
         worker.kill()  # they ignore SIGTERM
-        worker.join()
+        worker.join(timeout=10)  # on a disk that is gone, even this may not end it
 
 
 def _ignore_signals(worker: int) -> None:

@@ -35,6 +35,7 @@ class Gradient:
             gradients over processes.
         accelerator: Scales the loss under fp16.
         views: `method.views`, perhaps compiled.
+        share: Images of this process per step, where all can be read.
         chunk_size: Images of this process per forward, >= 1.
         accumulate: Parts of a batch with a loss each, >= 1; without chunks.
         statistics: Whose statistics BatchNorm uses.
@@ -45,6 +46,7 @@ class Gradient:
     model: nn.Module
     accelerator: Accelerator
     views: Callable[[Any, Tensor], Tensor]
+    share: int
     chunk_size: int
     accumulate: int
     statistics: Statistics
@@ -55,9 +57,9 @@ class Gradient:
         if self.statistics == "global":
             return global_gradient(self, batch, step)
         if self.accumulate > 1:
-            return self._of_parts(batch.split(-(-len(batch.keys) // self.accumulate)), step)
-        if len(batch.keys) > self.chunk_size:
-            return self._of_chunks(batch.split(self.chunk_size), batch.labels, step)
+            return self._of_parts(batch.split(self.share // self.accumulate, share=self.share), step)
+        if self.share > self.chunk_size:
+            return self._of_chunks(batch.split(self.chunk_size, share=self.share), batch.labels, step)
         loss, metrics = self.loss(self.embed(batch, step, 0), batch.labels)
         self.accelerator.backward(loss)
         return metrics
