@@ -3,11 +3,12 @@
     hatch run bench:large-batch                    # a small encoder, batches from 512 to 8192
     hatch run bench:large-batch --resnet50         # two steps of ResNet-50 with CIFAR stem at 8192, 32 px, bf16
 
-Memory is the highest total of torch's CPU allocator in a step, less what was there before it. "1.4x" of the table is
-time over that of the same batch without chunks, where that is small enough to be tried.
+Memory is the highest total of torch's CPU allocator in a step, less what was there before it; of --resnet50 that of the
+whole process. "ratio" is time over that of the same batch without chunks, where that is small enough to be tried.
 """
 
 import argparse
+import resource
 import tempfile
 import time
 from functools import partial
@@ -100,6 +101,7 @@ def resnet50_at_8192(batch: int, chunk_size: int, steps: int) -> None:
             f"{entry['images_per_second']:.1f} images/s",
             flush=True,
         )
+    print(f"memory of the process at its highest: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GiB")
 
 
 def main() -> None:

@@ -4,8 +4,11 @@
 
 Same network (ResNet-18 with a quarter of the channels, stem for 32 px, head of two layers), images, batch and precision
 in every arm. "encoder" is forward and backward of network and head on views that are there already: what no loop can
-save. lightly's arm is its SimCLR example: PIL transform in the loader's workers, its loss, SGD. Rounds take the arms in
-turns; figures are medians over rounds.
+save. lightly's arms are its SimCLR example: PIL transform, in the loader's workers or in the loop, its loss, SGD.
+
+A step of the others takes its turn after each step of ours, so that what else the machine does meets all alike. Figures
+are medians over steps; shares and ratios are against the encoder's steps between. Only lightly with workers, which work
+on while others have their turn, runs in blocks of steps.
 """
 
 import argparse
@@ -13,6 +16,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -42,40 +46,47 @@ def network() -> tuple[nn.Module, nn.Module]:
     return encoder, ProjectionHead(encoder.feature_dim, encoder.feature_dim, 128)
 
 
-def encoder_alone(data: ArrayDataset, *, batch: int, steps: int, precision: torch.dtype) -> float:
-    """Seconds of a forward and backward of as many views as a step has."""
-    model = nn.Sequential(*network()).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
-    views = torch.rand(2 * batch, 3, SIZE, SIZE).contiguous(memory_format=torch.channels_last)
-    slope = torch.randn(2 * batch, 128)
-    seconds = []
-    for _ in range(steps):
-        begin = time.perf_counter()
-        with torch.autocast("cpu", precision, enabled=precision != torch.float32):
-            projections = model(views)
-        projections.float().backward(slope)
-        seconds.append(time.perf_counter() - begin)
-        model.zero_grad()
-    return median(seconds[1:])
+class EncoderAlone:
+    """A step of what no loop can save: forward and backward of as many views."""
+
+    def __init__(self, batch: int, precision: torch.dtype) -> None:
+        self.model = nn.Sequential(*network()).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+        self.views = torch.rand(2 * batch, 3, SIZE, SIZE).contiguous(memory_format=torch.channels_last)
+        self.slope, self.precision = torch.randn(2 * batch, 128), precision
+
+    def __call__(self) -> None:
+        with torch.autocast("cpu", self.precision, enabled=self.precision != torch.float32):
+            projections = self.model(self.views)
+        projections.float().backward(self.slope)
+        self.model.zero_grad()
 
 
-def ours(data: ArrayDataset, *, batch: int, steps: int, precision: torch.dtype, **settings: Any) -> float:
-    """Seconds of a step of `pretrain`, everything included."""
-    method = SimCLR(*network(), SimCLRAugment(SIZE, strength=0.5, blur=False), NTXentLoss(temperature=0.5))
-    every = max(1, steps // 4)
-    with tempfile.TemporaryDirectory() as out:
-        result = pretrain(
-            method,
-            data,
-            epochs=1000,
+class Lightly:
+    """A step of lightly's example: PIL transform, two forwards, its loss, SGD."""
+
+    def __init__(self, data: ArrayDataset, *, batch: int, precision: torch.dtype, workers: int) -> None:
+        encoder, head = network()
+        self.model = nn.Sequential(encoder, head).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.06)
+        self.loss, self.precision = LightlyLoss(temperature=0.5), precision
+        loader = DataLoader(
+            Pictures(data),
             batch_size=batch,
-            out=out,
-            max_steps=steps,
-            log_every=every,
-            mixed_precision="no" if precision == torch.float32 else "bf16",
-            progress=False,
-            **settings,
+            shuffle=True,
+            drop_last=True,
+            num_workers=workers,
+            persistent_workers=workers > 0,
         )
-    return batch / median(entry["images_per_second"] for entry in result.history[1:])
+        self.batches = chain.from_iterable(iter(lambda: iter(loader), None))
+
+    def __call__(self) -> None:
+        views = next(self.batches)
+        with torch.autocast("cpu", self.precision, enabled=self.precision != torch.float32):
+            z_a, z_b = (self.model(view.contiguous(memory_format=torch.channels_last)) for view in views)
+            loss = self.loss(z_a, z_b)
+        loss.backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
 
 
 class Pictures(Dataset[Any]):
@@ -93,35 +104,54 @@ class Pictures(Dataset[Any]):
         return self.transform(self.pictures[index])
 
 
-def lightly(data: ArrayDataset, *, batch: int, steps: int, precision: torch.dtype, workers: int) -> float:
-    """Seconds of a step of lightly's example: two forwards, its loss, SGD."""
-    encoder, head = network()
-    model = nn.Sequential(encoder, head).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
-    optimizer, loss_fn = torch.optim.SGD(model.parameters(), lr=0.06), LightlyLoss(temperature=0.5)
-    loader = DataLoader(Pictures(data), batch_size=batch, shuffle=True, drop_last=True, num_workers=workers)
-    moments: list[float] = []
-    while len(moments) <= steps:
-        for view_a, view_b in loader:
-            with torch.autocast("cpu", precision, enabled=precision != torch.float32):
-                z_a, z_b = (model(v.contiguous(memory_format=torch.channels_last)) for v in (view_a, view_b))
-                loss = loss_fn(z_a, z_b)
-            loss.backward()
-            optimizer.step()
-            optimizer.zero_grad()
-            moments.append(time.perf_counter())
-            if len(moments) > steps:
-                break
-    first = len(moments) // 4  # the workers have filled their queue by then
-    return (moments[-1] - moments[first]) / (len(moments) - 1 - first)
+class Interleaved(SimCLR):
+    """SimCLR that lets others take a step after each of its own, and times them all.
+
+    A step of ours is from the end of the others' to the next optimiser step: log, guard and data are in it.
+    """
+
+    def __init__(self, others: dict[str, Callable[[], None]], name: str) -> None:
+        super().__init__(*network(), SimCLRAugment(SIZE, strength=0.5, blur=False), NTXentLoss(temperature=0.5))
+        self.others, self.name, self.since = others, name, time.perf_counter()
+        self.seconds: dict[str, list[float]] = {each: [] for each in [name, *others]}
+
+    def after_step(self) -> None:
+        self.seconds[self.name].append(time.perf_counter() - self.since)
+        turns = list(self.others.items())
+        for name, other in turns if len(self.seconds[self.name]) % 2 else reversed(turns):
+            since = time.perf_counter()
+            other()
+            self.seconds[name].append(time.perf_counter() - since)
+        self.since = time.perf_counter()
 
 
-ARMS: dict[str, Callable[..., float]] = {
-    "encoder": encoder_alone,
-    "ours": ours,
-    "ours, compiled views": lambda data, **settings: ours(data, compile="views", **settings),
-    "lightly, workers in the loop": lambda data, **settings: lightly(data, workers=0, **settings),
-    "lightly, 2 workers": lambda data, **settings: lightly(data, workers=2, **settings),
-}
+def measured(
+    data: ArrayDataset, others: dict[str, Callable[[], None]], name: str, *, batch: int, steps: int, **settings: Any
+) -> dict[str, list[float]]:
+    """Seconds of each step of `pretrain` and of the others, which take turns; without the first tenth."""
+    method = Interleaved(others, name)
+    with tempfile.TemporaryDirectory() as out:
+        pretrain(
+            method,
+            data,
+            epochs=1000,
+            batch_size=batch,
+            out=out,
+            max_steps=steps,
+            log_every=10,
+            progress=False,
+            **settings,
+        )
+    return {each: found[max(2, steps // 10) :] for each, found in method.seconds.items()}
+
+
+def mean_of(step: Callable[[], None], steps: int) -> float:
+    """Seconds of a step, over several, as workers go on between them; not counting the first."""
+    step()
+    since = time.perf_counter()
+    for _ in range(steps):
+        step()
+    return (time.perf_counter() - since) / steps
 
 
 class Counting(TorchDispatchMode):
@@ -170,8 +200,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="folder with CIFAR-10; without it: noise")
     parser.add_argument("--batch", type=int, default=256)
-    parser.add_argument("--steps", type=int, default=24)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--precision", choices=["bf16", "float32"], default="bf16")
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
@@ -182,22 +211,28 @@ def main() -> None:
     else:
         data = ArrayDataset(load_cifar10(arguments.data)[0].images[:10_000])  # type: ignore[index]
     precision = torch.bfloat16 if arguments.precision == "bf16" else torch.float32
-    seconds: dict[str, list[float]] = {name: [] for name in ARMS}
-    for _ in range(arguments.rounds):
-        for name, arm in ARMS.items():
-            seconds[name].append(arm(data, batch=arguments.batch, steps=arguments.steps, precision=precision))
-    bare = median(seconds["encoder"])
-    peer = min(median(found) for name, found in seconds.items() if name.startswith("lightly"))
-    print(f"batch {arguments.batch}, {arguments.precision}")
+    batch, steps = arguments.batch, arguments.steps
+    others: dict[str, Callable[[], None]] = {
+        "encoder": EncoderAlone(batch, precision),
+        "lightly, workers in the loop": Lightly(data, batch=batch, precision=precision, workers=0),
+    }
+    mixed = "no" if precision == torch.float32 else "bf16"
+    arms: dict[str, tuple[float, float]] = {}  # seconds of a step, and of an encoder's beside it
+    for name, part in (("ours", "no"), ("ours, compiled views", "views"), ("ours, compiled", "all")):
+        found = measured(data, others, name, batch=batch, steps=steps, mixed_precision=mixed, compile=part)
+        middle = {each: median(seconds) for each, seconds in found.items()}
+        arms |= {each: (seconds, middle["encoder"]) for each, seconds in middle.items()}
+    encoder, loader = others["encoder"], Lightly(data, batch=batch, precision=precision, workers=2)
+    turns = [(mean_of(loader, steps // 8), mean_of(encoder, steps // 8)) for _ in range(8)]
+    arms["lightly, 2 workers"] = median(turn[0] for turn in turns), median(turn[1] for turn in turns)
+    best = max(bare / step for name, (step, bare) in arms.items() if name.startswith("lightly"))
+    print(f"batch {batch}, {arguments.precision}, {steps} steps")
     print()
-    print("| arm | images / s | views / s | beside the encoder, share of the step | images / s over lightly's best |")
+    print("| arm | images / s | views / s | beside the encoder, share of the step | speed over lightly's best |")
     print("|---|---:|---:|---:|---:|")
-    for name, found in seconds.items():
-        step = median(found)
-        print(
-            f"| {name} | {arguments.batch / step:.0f} | {2 * arguments.batch / step:.0f} "
-            f"| {100 * (1 - bare / step):.1f} % | {peer / step:.2f} |"
-        )
+    for name, (step, bare) in arms.items():
+        share = 100 * (1 - bare / step)
+        print(f"| {name} | {batch / step:.0f} | {2 * batch / step:.0f} | {share:.1f} % | {bare / step / best:.2f} |")
     print()
     print("| LARS, ResNet-50 | operations of a step | without views | that wait for the device |")
     print("|---|---:|---:|---:|")

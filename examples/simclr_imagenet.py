@@ -121,7 +121,7 @@ class Config:
     keep_every: int | None = flag(None, "keep the checkpoints of every so many epochs, besides the newest two")
     keep_best: str | None = flag(None, "keep the checkpoint with the highest value of a figure of the log: probe_top1")
     on_nonfinite: Literal["stop", "skip"] = flag("stop", "what to do with a step whose numbers are not finite")
-    max_bad_images: float = flag(0.0, "share of images that may be unreadable and are left out, with --no-verify")
+    max_bad_images: float = flag(0.0, "share of images that may be unreadable; above 0 they are left out")
     trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = flag((), "where the log is sent too")
     max_steps: int | None = flag(None, "stop each phase after so many steps")
     may_change: tuple[str, ...] = flag((), "settings that may differ from the checkpoint's, such as processes")
@@ -155,7 +155,10 @@ def load(config: Config, accelerator: Accelerator) -> tuple[ImageDataset, ImageD
         raise InputError(f"`--preset {config.preset}` needs --data DIR, the folder of its images.")
     if config.preset == "cifar10" and not (Path(config.data) / "train").is_dir():
         return load_cifar10(config.data)
-    return load_folders(config.data, verify=config.verify and accelerator.is_main_process)
+    # where some may be unreadable, those are found when they are read
+    return load_folders(
+        config.data, verify=config.verify and config.max_bad_images == 0 and accelerator.is_main_process
+    )
 
 
 def make_augment(config: Config) -> TwoViewAugment:

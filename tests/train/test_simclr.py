@@ -1,5 +1,7 @@
 """SimCLR as a method: one forward of both views, and a probe that the encoder does not feel."""
 
+from functools import partialmethod
+
 import pytest
 import torch
 from cl_augment import SimCLRAugment, sample_keys
@@ -41,6 +43,19 @@ def test_views_are_all_first_ones_then_all_second_ones():
     method, keys = simclr(), torch.arange(6)
     view_a, view_b = method.augment(images(), keys)
     assert torch.equal(method.views(images(), keys), torch.cat([view_a, view_b]))
+    cuts = method.augment.cut(images(), keys)
+    assert torch.equal(method.views(cuts, keys), torch.cat([view_a, view_b]))
+
+
+def test_compiled_views_are_the_views_and_leave_the_method_as_it_is(monkeypatch):
+    quick = partialmethod(SimCLRAugment.compile, backend="eager")
+    monkeypatch.setattr(SimCLRAugment, "compile", quick)
+    method, keys = simclr(), torch.arange(6)
+    method.augment = SimCLRAugment(8, strength=0.0, blur=False)  # little to trace
+    compiled = method.compiled_views(torch.device("cpu"))
+    assert_close(compiled(images(), keys), method.views(images(), keys), rtol=0, atol=1e-5)
+    assert compiled.args[0]._compiled
+    assert not method.augment._compiled
 
 
 def test_views_of_cut_images_are_those_of_whole_ones():

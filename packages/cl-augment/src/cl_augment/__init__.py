@@ -20,4 +20,4 @@ from cl_augment._views import TwoViewAugment as TwoViewAugment
 from cl_augment._views import TwoViews as TwoViews
 from cl_augment._warp import RandomWarp as RandomWarp
 
-__version__ = "0.2.0"
+__version__ = "0.2.1"

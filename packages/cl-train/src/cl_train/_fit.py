@@ -24,7 +24,7 @@ _CONTAINER = (
 )
 
 
-def fitting_chunk(method: Method, plan: Plan, accelerator: Accelerator) -> int:
+def fitting_chunk(method: Method, plan: Plan, accelerator: Accelerator, *, skip_unreadable: bool) -> int:
     """Images of a process whose forward and backward fit into three quarters of its free memory, at most its share.
 
     Measured with 4 and with 8 images, so it takes as long as three such steps. The same on all processes.
@@ -34,7 +34,8 @@ def fitting_chunk(method: Method, plan: Plan, accelerator: Accelerator) -> int:
     """
     device = accelerator.device
     method.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
-    small, large = (_peak_of(method, plan, accelerator, images=n) for n in (_TRIAL, 2 * _TRIAL))
+    ids = _first_ids(plan, 2 * _TRIAL, skip_unreadable=skip_unreadable)
+    small, large = (_peak_of(method, plan, accelerator, ids[:n]) for n in (_TRIAL, 2 * _TRIAL))
     per_image = max(1, (large - small) // _TRIAL)
     weights = sum(p.numel() * p.element_size() for p in method.parameters())
     # beside the images: gradients, momentum, and what a step that is taken back needs of both and of the weights
@@ -49,9 +50,28 @@ def fitting_chunk(method: Method, plan: Plan, accelerator: Accelerator) -> int:
     return found
 
 
-def _peak_of(method: Method, plan: Plan, accelerator: Accelerator, *, images: int) -> int:
-    """Bytes that a forward and backward of so many images takes at most."""
-    ids = (torch.arange(images) % len(plan.dataset)).tolist()
+def _first_ids(plan: Plan, n: int, *, skip_unreadable: bool) -> list[int]:
+    """Numbers of the first images, over again where there are fewer; of those that can be read, if others are left out.
+
+    Raises:
+        InputError: One cannot be read; or none can.
+    """
+    found: list[int] = []
+    for number in range(len(plan.dataset)):
+        if len(found) == n:
+            break
+        try:
+            plan.dataset.read(number)
+        except InputError:
+            if not skip_unreadable or (number + 1 == len(plan.dataset) and not found):
+                raise
+        else:
+            found.append(number)
+    return [found[i % len(found)] for i in range(n)]
+
+
+def _peak_of(method: Method, plan: Plan, accelerator: Accelerator, ids: list[int]) -> int:
+    """Bytes that a forward and backward of these images takes at most."""
     keys = method.keys(torch.tensor(ids), seed=0, epoch=0)
     cuts = [
         method.cut(plan.dataset.read(i)[None].to(accelerator.device), key[None])

@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 
@@ -37,6 +38,10 @@ class Method(nn.Module, ABC):
     @abstractmethod
     def views(self, images: Any, keys: Tensor) -> Tensor:
         """Views of a batch (n, c, h, w), or of what `cut` made of its images: what `forward` takes."""
+
+    def compiled_views(self, device: torch.device) -> Callable[[Any, Tensor], Tensor]:
+        """What does the same as `views` on a device, by torch.compile; the method itself stays as it is."""
+        return torch.compile(self.views)
 
     @abstractmethod
     def forward(self, views: Tensor) -> Any:

@@ -146,8 +146,8 @@ def pretrain(
         on_nonfinite: What to do when an embedding, the loss or a gradient is not finite, on any process. The step is
             taken back on all of them, and "stop" ends the run with the weights before it, its images written to
             `nonfinite.json`; "skip" counts it and goes on.
-        max_bad_images: Share of images that may be unreadable, in [0, 1). At 0 the first one ends the run, by name;
-            above, they are left out of their batches, counted, and written to `bad_images.txt`.
+        max_bad_images: Share of the images of the epochs begun that may be unreadable, in [0, 1). At 0 the first one
+            ends the run, by name; above, they are left out of their batches, counted, and written to `bad_images.txt`.
         trackers: Where each entry of the log is sent too, once, also after a resume, with the settings in
             `config.json`: any of "tensorboard" (files in `out/tensorboard`), "wandb" and "trackio", extras of this
             package.
@@ -249,7 +249,8 @@ def _find_start(
     chunk_size = settings.chunk_size
     if chunk_size == "auto":
         earlier = None if checkpoint is None else peek(checkpoint)["run"].get("chunk_size")
-        chunk_size = fitting_chunk(method, plan, accelerator) if earlier is None else earlier
+        skips = settings.max_bad_images > 0
+        chunk_size = fitting_chunk(method, plan, accelerator, skip_unreadable=skips) if earlier is None else earlier
     groups = [
         {name: value for name, value in group.items() if name not in ("params", "lr")}
         for group in optimizer.param_groups
@@ -285,7 +286,7 @@ def _begin(
         method=method,
         model=model,
         accelerator=accelerator,
-        views=method.views if settings.compile == "no" else torch.compile(method.views),
+        views=method.views if settings.compile == "no" else method.compiled_views(accelerator.device),
         share=plan.share,
         chunk_size=start.chunk_size,
         accumulate=settings.accumulate,

@@ -203,7 +203,9 @@ class Run:
             # as the system spells them, which need not be what the locale can
             with (self.out / "bad_images.txt").open("a", encoding="utf-8", errors="surrogateescape") as file:
                 file.writelines(f"{name}\n" for name in names)
-        limit = self.max_bad_images * self.step * self.plan.batch_size
+        # of the epochs begun, as within one they need not come evenly
+        per_epoch = self.plan.steps_per_epoch
+        limit = self.max_bad_images * -(-self.step // per_epoch) * per_epoch * self.plan.batch_size
         if self.skipped_images > max(limit, 1):
             raise InputError(
                 f"`max_bad_images` is {self.max_bad_images:g} of all, {self.skipped_images} of "

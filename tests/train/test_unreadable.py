@@ -1,0 +1,75 @@
+"""Images that cannot be read, in a whole run: named, left out and counted, up to the share that is allowed."""
+
+import math
+import re
+
+import pytest
+import torch
+from cl_augment import SimCLRAugment
+from cl_losses import NTXentLoss
+from cl_train import FolderDataset, InputError, SimCLR, pretrain
+from PIL import Image
+from torch import nn
+
+IMAGES, BATCH, EPOCHS = 24, 12, 3
+SETTINGS = {"epochs": EPOCHS, "batch_size": BATCH, "workers": 0, "log_every": 1, "progress": False}
+BAD = ["img03.png", "img11.png"]
+
+
+class Net(nn.Module):
+    feature_dim = 4
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, images):
+        return self.conv(images).mean((2, 3))
+
+
+def simclr() -> SimCLR:
+    torch.manual_seed(0)
+    return SimCLR(Net(), nn.Linear(4, 4), SimCLRAugment(8), NTXentLoss(temperature=0.5))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Images of which two end in the middle, below a header that is whole."""
+    root = tmp_path / "images"
+    root.mkdir()
+    for i in range(IMAGES):
+        Image.effect_noise((20, 20), 30 + i).convert("RGB").save(root / f"img{i:02}.png")
+    for name in BAD:
+        path = root / name
+        path.write_bytes(path.read_bytes()[:200])
+    return root
+
+
+def run(folder, out, **settings):
+    return pretrain(simclr(), FolderDataset(folder, labelled=False), out=out, **SETTINGS | settings)
+
+
+def test_the_first_one_ends_a_run_by_name(folder, tmp_path):
+    with pytest.raises(InputError, match=r"img(03|11)\.png cannot be decoded as an image: "):
+        run(folder, tmp_path / "run")
+
+
+def test_they_are_left_out_named_and_counted_once_for_each_time_they_were_met(folder, tmp_path):
+    result = run(folder, tmp_path / "run", max_bad_images=0.1)
+    assert result.skipped_images == EPOCHS * len(BAD)  # every image is met once in an epoch
+    assert result.history[-1]["skipped_images"] == EPOCHS * len(BAD)
+    assert result.steps == EPOCHS * IMAGES // BATCH
+    assert all(math.isfinite(entry["loss"]) for entry in result.history)
+    names = (tmp_path / "run" / "bad_images.txt").read_text().splitlines()
+    assert sorted(names) == sorted(str(folder / name) for name in BAD * EPOCHS)
+
+
+def test_a_run_that_goes_on_counts_on(folder, tmp_path):
+    run(folder, tmp_path / "run", max_bad_images=0.1, max_steps=3)
+    assert run(folder, tmp_path / "run", max_bad_images=0.1).skipped_images == EPOCHS * len(BAD)
+
+
+def test_more_than_allowed_end_it_and_say_how_many(folder, tmp_path):
+    with pytest.raises(InputError, match=r"^`max_bad_images` is 0\.05 of all, 2 of ") as found:
+        run(folder, tmp_path / "run", max_bad_images=0.05)
+    assert re.search(r"they are in \S+bad_images\.txt\.$", str(found.value))
