@@ -17,6 +17,7 @@ from pathlib import Path
 from statistics import median
 
 import fault_files as files
+import fault_images
 import fault_launchers as launchers
 import fault_runs as runs
 import tiny
@@ -107,6 +108,8 @@ def faults(*, quick: bool) -> Iterator[Fault]:
     poison = "13 NaN loss, NaN embedding, infinite gradient on one of 2 processes"
     yield poison, partial(runs.nonfinite, world=2, only=1)
     yield "13 the same, to be skipped", partial(runs.nonfinite_skipped, world=2, only=1)
+    kinds = ", ".join([*fault_images.DAMAGED, *fault_images.UNUSUAL])
+    yield f"14 an image is damaged or unusual: {kinds}", fault_images.images
     yield "15 a worker that reads images raises, ends, is killed, hangs (limit 2 s)", runs.readers
     yield "16 one of 2 processes dies or hangs", runs.dead_process
     yield "18 two runs on one folder", runs.one_folder
