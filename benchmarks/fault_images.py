@@ -78,7 +78,8 @@ def images(folder: Path) -> Outcome:
         call = partial(tiny.run, data=data, batch_size=BATCH)
         named += str(path) in _refusal(partial(call, out / "error"))
         found = call(out / "skip", max_bad_images=0.1)
-        told = (out / "skip" / "bad_images.txt").read_text().splitlines()
+        lines = (out / "skip" / "bad_images.txt").read_text().splitlines()
+        told = [line.split("\t")[1] for line in lines]
         skipped += found.skipped_images == tiny.EPOCHS and told == [str(path)] * tiny.EPOCHS
     for kind, (make, colour) in UNUSUAL.items():
         make(path)

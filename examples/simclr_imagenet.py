@@ -71,6 +71,7 @@ from cl_train import (
     plot_history,
     plot_views,
     pretrain,
+    readable,
     run_script,
     scaled_lr,
     use_all_cores,
@@ -129,7 +130,7 @@ class Config:
 
 # What a run that goes on, or is only judged again, may have otherwise.
 MAY_CHANGE = {
-    *("data", "out", "resume", "may_change", "workers", "verify", "max_steps", "mixed_precision", "compile"),
+    *("data", "out", "resume", "may_change", "workers", "verify", "max_steps"),
     *("checkpoint_every", "keep_every", "keep_best", "on_nonfinite", "max_bad_images", "trackers"),
     *("baseline", "eval_epochs", "eval_batch_size", "eval_lr"),
 }
@@ -215,12 +216,13 @@ def main() -> None:
         for name in ("eval_epochs", "eval_batch_size", "eval_lr"):
             if not getattr(config, name) > 0:
                 raise InputError(f"`{name}` must be positive, got {getattr(config, name)}.")
-        encoder = make_encoder(config, channels=train.read(0).shape[0])
+        image = train.read(readable(train, 1)[0])
+        encoder = make_encoder(config, channels=image.shape[0])
         augment = make_augment(config)
         width: int = encoder.feature_dim  # type: ignore[assignment]
         projector = ProjectionHead(width, width, config.projection_dim, layers=config.projection_layers)
         loss = NTXentLoss(temperature=config.temperature)
-        augment(train.read(0)[None])  # refuses, for instance, images of two channels
+        augment(image[None])  # refuses, for instance, images of two channels
         method = SimCLR(encoder, projector, augment, loss, num_classes=len(train.classes or []))
         optimizer = LARS(lars_groups(method), scaled_lr(config.lr, config.batch_size), weight_decay=config.weight_decay)
     untrained = copy.deepcopy(encoder)
@@ -317,6 +319,7 @@ def linear_table(
             seed=config.seed,
             workers=config.workers,
             max_steps=config.max_steps,
+            max_bad_images=config.max_bad_images,
             accelerator=accelerator,
             title=f"linear evaluation, {name}",
         )
@@ -326,8 +329,7 @@ def linear_table(
 
 def draw(method: SimCLR, train: ImageDataset, result: PretrainResult, size: int) -> None:
     """Pictures of the run: pairs of views as the network sees them, and the curves."""
-    count = min(10, len(train))
-    shown = torch.arange(count) * (len(train) // count)
+    shown = torch.tensor(readable(train, min(10, len(train))))
     keys = method.keys(shown, seed=0, epoch=0)
     images = [train.read(i)[None] for i in shown.tolist()]
     pairs = [method.augment(image, key[None]) for image, key in zip(images, keys, strict=True)]

@@ -4,7 +4,8 @@
 #
 #     sbatch --nodes=2 --time=24:00:00 examples/slurm.sh --data DIR
 #
-# Submit in the root of the checkout, with the Python environment active: jobs inherit both.
+# Submit in the root of the checkout, with the Python environment active: jobs inherit both. Not with --resume never,
+# which would begin anew each time.
 
 #SBATCH --job-name=simclr
 #SBATCH --nodes=1

@@ -9,12 +9,15 @@ import shutil
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from cl_augment import RandomResizedCropFlip, SimCLRAugment, TwoViews
 from cl_losses import NTXentLoss
 from cl_train import ArrayDataset, InputError, SimCLR, make_accelerator, pretrain
+from cl_train import _checkpoint_folder as folders
 from cl_train import _pretrain as pretraining
 from cl_train._checkpoint import damage, load_checkpoint, read_state, save_checkpoint
 from cl_train._checkpoint_folder import find_checkpoint, list_checkpoints
+from cl_train._run_folder import locked
 from torch import nn
 
 SETTINGS = {
@@ -553,3 +556,69 @@ def test_a_folder_with_checkpoints_of_its_own_takes_no_others(tmp_path):
     with refused(f"`out` must have no checkpoints of its own to go on from {saved}, {tmp_path / 'b'} has 2."):
         run(tmp_path / "b", resume=saved)
     assert names(tmp_path / "b" / "checkpoints") == before
+
+
+@pytest.mark.parametrize("which", ["run", "checkpoint"])
+def test_the_same_command_goes_on_in_the_folder_that_another_run_was_continued_in(tmp_path, which):
+    saved = run(tmp_path / "a", max_steps=2).checkpoint
+    path = tmp_path / "a" if which == "run" else saved
+    run(tmp_path / "b", resume=path, max_steps=4)
+    method = simclr()
+    result = run(tmp_path / "b", resume=path, method=method)
+    assert [entry["step"] for entry in result.history] == [3, 4, 5, 6]
+    alone = simclr()
+    run(tmp_path / "c", method=alone)
+    assert_bit_equal(weights(method), weights(alone))
+
+
+def test_a_run_in_another_precision_is_refused(tmp_path):
+    run(tmp_path, max_steps=2)
+    AcceleratorState._reset_state()  # as in another process
+    with pytest.raises(InputError, match="mixed_precision=no, this one has mixed_precision=bf16: give that value"):
+        run(tmp_path, mixed_precision="bf16")
+    assert run(tmp_path, mixed_precision="bf16", may_change={"mixed_precision"}).steps == 6
+
+
+def test_a_checkpoint_says_which_versions_wrote_it(tmp_path):
+    saved = run(tmp_path, max_steps=2).checkpoint
+    assert json.loads((saved / "state.json").read_text())["versions"]["torch"] == torch.__version__
+
+
+def test_a_name_that_may_change_and_is_no_setting_is_refused(tmp_path):
+    with refused("`may_change` must hold names of settings, 'batchsize' is none, did you mean batch_size?"):
+        run(tmp_path, may_change={"batchsize"})
+
+
+def test_an_old_checkpoint_that_cannot_be_removed_is_named_and_stops_nothing(tmp_path, monkeypatch, capsys):
+    def busy(path):
+        raise OSError(39, "Directory not empty", str(path))
+
+    monkeypatch.setattr(folders, "discard", busy)
+    monkeypatch.setattr(folders, "remove_checkpoints", lambda *args, **kwargs: None)
+    assert run(tmp_path).steps == 6
+    assert "step-00000002 could not be removed: [Errno 39] Directory not empty" in capsys.readouterr().err
+
+
+def test_a_run_that_ends_while_another_begins_keeps_its_checkpoints(tmp_path, monkeypatch):
+    """The second one looks for checkpoints only once the folder is its own."""
+    run(tmp_path, max_steps=2)
+    with locked(tmp_path):
+        looked = []
+        monkeypatch.setattr(pretraining, "find_checkpoint", lambda *args, **kwargs: looked.append(args))
+        with pytest.raises(InputError, match="one run at a time"):
+            run(tmp_path)
+        assert not looked
+
+
+def test_a_folder_that_another_run_made_at_the_last_moment_is_refused(tmp_path, monkeypatch):
+    out, real = tmp_path / "new", pretraining.find_checkpoint
+
+    def slow(resume, *, out):
+        found = real(resume, out=out)
+        (out / "checkpoints" / "step-00000004").mkdir(parents=True)
+        return found
+
+    monkeypatch.setattr(pretraining, "find_checkpoint", slow)
+    with pytest.raises(InputError, match=r"one run at a time, another has just been in"):
+        run(out)
+    assert names(out / "checkpoints") == ["step-00000004"]

@@ -1,6 +1,7 @@
 """A large batch in chunks: the gradient of the whole, whatever the chunks, and what BatchNorm sees."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -146,3 +147,17 @@ def test_random_layers_draw_the_same_numbers_when_a_chunk_comes_again(statistics
         values.append(metrics["loss"])
     slope = (values[0] - values[1]) / (2 * epsilon)
     assert first[name][0, 0].item() == pytest.approx(slope.item(), rel=1e-4)
+
+
+def test_views_without_keys_are_the_same_when_a_chunk_comes_again():
+    method = simclr(group_norm)
+    seen: dict[int, list[Tensor]] = {}
+
+    def views(images, keys):
+        found = method.views(images, keys) + 0.1 * torch.rand(())  # a number that no key gives
+        seen.setdefault(int(keys[0]), []).append(found)
+        return found
+
+    replace(gradient(method, chunk_size=4), views=views)(batch(method), 0)
+    assert sorted(map(len, seen.values())) == [1, 2, 2]  # the last chunk is made once
+    assert all(torch.equal(found[0], found[-1]) for found in seen.values())

@@ -166,6 +166,19 @@ def test_infinite_gradients_are_left_to_a_gradient_scaler():
     assert net.layer.weight.grad[0, 0].isinf().all()
 
 
+def test_infinite_gradients_without_end_count_as_not_finite_with_a_scaler_too():
+    """50 in a row; a good one in between begins the count anew."""
+    net, _, guard = setup("sgd", scaled=True, on_nonfinite="stop")
+    verdicts = []
+    for step in range(49 + 1 + 52):
+        guard.remember()
+        for parameter in net.parameters():
+            parameter.grad = torch.full_like(parameter, 1.0 if step == 49 else math.nan)
+        verdicts.append(bool(guard.judge(YES, step=step)))
+    assert verdicts == [True] * 99 + [False] * 3
+    assert (guard.ended(), int(guard.first), guard.skipped()) == (True, 99, 1)
+
+
 # Whole runs
 
 

@@ -254,3 +254,23 @@ def test_the_accelerator_may_be_given():
 def test_without_progress_nothing_is_printed(capsys):
     judge()
     assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("broken", ["train", "test"])
+def test_unreadable_images_are_left_out_where_they_are_allowed_and_end_it_otherwise(tmp_path, broken):
+    sets = {}
+    for name, data in (("train", coloured()), ("test", coloured(30, seed=1))):
+        for i, (image, label) in enumerate(zip(data.images, data.labels.tolist(), strict=True)):
+            path = tmp_path / name / f"{label}" / f"{i:02}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray((255 * image).byte().permute(1, 2, 0).numpy()).save(path)
+        sets[name] = FolderDataset(tmp_path / name)
+    bad = tmp_path / broken / "1" / "07.png"
+    bad.write_bytes(bad.read_bytes()[:100])
+    with pytest.raises(InputError, match=r"07\.png cannot be decoded as an image"):
+        judge(**sets)
+    found = judge(**sets, max_bad_images=0.1)
+    assert found.top1 == 1.0  # of 29, if it is one of the test's
+    (tmp_path / broken / "0" / "00.png").write_bytes(b"")
+    with refused(f"`max_bad_images` is 0.01 of all, 2 of {len(sets[broken])} could not be read."):
+        judge(**sets, max_bad_images=0.01)

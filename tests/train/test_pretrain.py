@@ -202,6 +202,15 @@ def test_bf16_computes_the_encoder_in_bf16(tmp_path):
     assert seen == [torch.bfloat16]
 
 
+def test_a_method_that_is_trained_twice_is_trained_in_bf16_twice(tmp_path):
+    once, twice = simclr(), simclr()
+    settings = SETTINGS | {"mixed_precision": "bf16"}
+    pretrain(once, data(), out=tmp_path / "once", **settings)
+    pretrain(twice, data(), out=tmp_path / "twice", max_steps=5, **settings)
+    pretrain(twice, data(), out=tmp_path / "twice", **settings)
+    assert_bit_equal(weights(twice), weights(once))
+
+
 def test_bf16_leaves_the_loss_in_float32(tmp_path):
     seen = []
 
@@ -505,6 +514,11 @@ def test_a_run_can_be_cut_by_fewer_steps_than_it_has_taken(tmp_path):
         ({"epochs": 0}, "`epochs` must be at least 1, got 0."),
         ({"seed": -1}, "`seed` must be at least 0, got -1."),
         ({"batch_size": 1}, "`batch_size` must be at least 2 (one image has no negatives), got 1."),
+        ({"epochs": 1.5}, "`epochs` must be a whole number, got 1.5."),
+        ({"batch_size": 8.0}, "`batch_size` must be a whole number, got 8.0."),
+        ({"log_every": 2.5}, "`log_every` must be a whole number, got 2.5."),
+        ({"workers": True}, "`workers` must be a whole number, got True."),
+        ({"warmup_epochs": math.nan}, "`warmup_epochs` must be at most `epochs`, 3, got nan."),
         ({"batch_size": 35}, "`batch_size` must be at most the number of images, 34, got 35."),
         ({"warmup_epochs": -0.5}, "`warmup_epochs` must be at least 0, got -0.5."),
         ({"workers": -1}, "`workers` must be at least 0, got -1."),

@@ -76,6 +76,8 @@ def test_a_restart_that_forgets_the_momentum_is_noticed(killed):
         "11 the same to one of 2 processes",
         "13 NaN loss, NaN embedding, infinite gradient on one of 2 processes",
         "13 the same, to be skipped",
+        "14 an image is damaged or unusual: truncated JPEG, empty, web page, 1 x 1, bomb, CMYK, 16 bits, "
+        "palette with transparency, EXIF rotation",
         "15 a worker that reads images raises, ends, is killed, hangs (limit 2 s)",
         "16 one of 2 processes dies or hangs",
         "18 two runs on one folder",

@@ -318,3 +318,11 @@ def test_what_has_been_sent_is_known_after_a_death_at_any_time(fake, tmp_path):
     trackers.add(entry(10))
     assert json.loads((tmp_path / "trackers.json").read_text())[fake.__name__]["step"] == 10
     assert not list(tmp_path.glob("*.partial"))
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]"])
+def test_a_note_of_what_was_sent_that_a_power_cut_damaged_begins_a_new_run_there(fake, tmp_path, content):
+    send([fake.__name__], tmp_path, 10)
+    (tmp_path / "trackers.json").write_text(content)
+    send([fake.__name__], tmp_path, 20, after=log(10))
+    assert json.loads((tmp_path / "trackers.json").read_text())[fake.__name__]["step"] == 20

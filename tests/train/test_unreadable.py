@@ -2,6 +2,7 @@
 
 import math
 import re
+import shutil
 
 import pytest
 import torch
@@ -27,6 +28,18 @@ class Net(nn.Module):
         return self.conv(images).mean((2, 3))
 
 
+class Poisoned(NTXentLoss):
+    """NaN in one call."""
+
+    def __init__(self, *, at):
+        super().__init__(temperature=0.5)
+        self.calls, self.at = 0, at
+
+    def forward(self, z_a, z_b):
+        self.calls += 1
+        return super().forward(z_a, z_b) * (math.nan if self.calls == self.at + 1 else 1.0)
+
+
 def simclr() -> SimCLR:
     torch.manual_seed(0)
     return SimCLR(Net(), nn.Linear(4, 4), SimCLRAugment(8), NTXentLoss(temperature=0.5))
@@ -45,6 +58,13 @@ def folder(tmp_path):
     return root
 
 
+def noted(out) -> list[str]:
+    """Names in `bad_images.txt`, which are in the order of the steps."""
+    lines = [line.split("\t") for line in (out / "bad_images.txt").read_text().splitlines()]
+    assert [int(step) for step, _ in lines] == sorted(int(step) for step, _ in lines)
+    return sorted(name for _, name in lines)
+
+
 def run(folder, out, **settings):
     return pretrain(simclr(), FolderDataset(folder, labelled=False), out=out, **SETTINGS | settings)
 
@@ -60,13 +80,36 @@ def test_they_are_left_out_named_and_counted_once_for_each_time_they_were_met(fo
     assert result.history[-1]["skipped_images"] == EPOCHS * len(BAD)
     assert result.steps == EPOCHS * IMAGES // BATCH
     assert all(math.isfinite(entry["loss"]) for entry in result.history)
-    names = (tmp_path / "run" / "bad_images.txt").read_text().splitlines()
-    assert sorted(names) == sorted(str(folder / name) for name in BAD * EPOCHS)
+    assert noted(tmp_path / "run") == sorted(str(folder / name) for name in BAD * EPOCHS)
 
 
 def test_a_run_that_goes_on_counts_on(folder, tmp_path):
     run(folder, tmp_path / "run", max_bad_images=0.1, max_steps=3)
     assert run(folder, tmp_path / "run", max_bad_images=0.1).skipped_images == EPOCHS * len(BAD)
+    assert noted(tmp_path / "run") == sorted(str(folder / name) for name in BAD * EPOCHS)
+
+
+def test_a_run_that_goes_back_forgets_those_of_the_steps_it_takes_again(folder, tmp_path):
+    out = tmp_path / "run"
+    run(folder, out, max_bad_images=0.1)
+    shutil.rmtree(sorted((out / "checkpoints").iterdir())[-1])  # that of the last epoch
+    assert run(folder, out, max_bad_images=0.1).skipped_images == EPOCHS * len(BAD)
+    assert noted(out) == sorted(str(folder / name) for name in BAD * EPOCHS)
+    assert run(folder, out, max_bad_images=0.1, resume="never").skipped_images == EPOCHS * len(BAD)
+    assert noted(out) == sorted(str(folder / name) for name in BAD * EPOCHS)
+
+
+def test_those_of_steps_that_a_number_that_is_not_finite_took_back_do_not_count(folder, tmp_path):
+    """The step that is not finite is the first of the second epoch; this is noticed at the end of that."""
+    out = tmp_path / "run"
+    method = simclr()
+    method.contrast = Poisoned(at=IMAGES // BATCH)
+    data = FolderDataset(folder, labelled=False)
+    settings = SETTINGS | {"log_every": 100, "max_bad_images": 0.1, "checkpoint_every": 1}
+    with pytest.raises(FloatingPointError):
+        pretrain(method, data, out=out, **settings)
+    assert run(folder, out, **settings).skipped_images == EPOCHS * len(BAD)
+    assert noted(out) == sorted(str(folder / name) for name in BAD * EPOCHS)
 
 
 def test_more_than_allowed_end_it_and_say_how_many(folder, tmp_path):

@@ -4,6 +4,7 @@ import importlib.util
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import fields, replace
@@ -112,7 +113,8 @@ def unjudged(script, monkeypatch):
 def test_how_a_run_is_watched_and_kept_may_change(unjudged, capsys):
     assert unjudged(*DIGITS) == 0
     words = ["--checkpoint-every", "5", "--keep-every", "2", "--keep-best", "probe_top1", "--workers", "0"]
-    words += ["--on-nonfinite", "skip", "--max-bad-images", "0.1", "--compile", "views", "--trackers", "tensorboard"]
+    words += ["--on-nonfinite", "skip", "--max-bad-images", "0.1", "--trackers", "tensorboard"]
+    words += ["--compile", "views", "--may-change", "compile"]
     assert unjudged(*DIGITS, *words) == 0
     assert "pretrained: step 2, 0 s in this run" in capsys.readouterr().out
 
@@ -197,6 +199,17 @@ def test_a_folder_of_jpegs_goes_through_both_phases(script, images, tmp_path, ca
     assert "| frozen features | top-1 | top-5 |" in printed
     assert "| SimCLR encoder | " in printed
     assert load_file(tmp_path / "runs/imagenet/encoder.safetensors")["conv1.weight"].shape == (4, 3, 7, 7)
+
+
+def test_unreadable_images_are_left_out_of_both_phases_where_they_are_allowed(script, images, tmp_path, capsys):
+    broken = tmp_path / "broken"
+    shutil.copytree(images, broken)
+    for path in (broken / "train" / "blue" / "0.jpg", broken / "val" / "red" / "3.jpg"):
+        path.write_bytes(path.read_bytes()[:300])
+    assert script("--data", broken, *FOLDERS, "--no-baseline") == 2
+    assert "0.jpg" in capsys.readouterr().err
+    assert script("--data", broken, *FOLDERS, "--no-baseline", "--resume", "never", "--max-bad-images", "0.2") == 0
+    assert "| SimCLR encoder | " in capsys.readouterr().out
 
 
 def test_the_cifar_preset_takes_class_folders_too(script, images, capsys):

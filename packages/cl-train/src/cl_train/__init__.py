@@ -2,6 +2,7 @@
 
 from cl_train._datasets import ArrayDataset as ArrayDataset
 from cl_train._datasets import ImageDataset as ImageDataset
+from cl_train._datasets import readable as readable
 from cl_train._errors import InputError as InputError
 from cl_train._features import extract_features as extract_features
 from cl_train._few_label import FewLabelScores as FewLabelScores

@@ -40,7 +40,10 @@ class Saving:
             kept.add(max(scored, key=lambda path: (states[path]["score"], _step_of(path))))
         for path in found:
             if path not in kept:
-                _remove(path)
+                try:
+                    _remove(path)
+                except OSError as error:  # such as NFS's of a file that somebody reads; what was saved is safe
+                    print(f"{path} could not be removed: {error}.", file=sys.stderr, flush=True)
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
@@ -52,7 +55,8 @@ def find_checkpoint(resume: str | Path, *, out: Path) -> Path | None:
     """The checkpoint that `resume` means: the newest that is whole.
 
     Args:
-        resume: "auto": that of the run in `out`, if any; "never": none; else a checkpoint, or a run's folder.
+        resume: "auto": that of the run in `out`, if any; "never": none; else a checkpoint, or a run's folder, unless
+            the run in `out` went on from there: then it is as "auto".
         out: The run's folder.
 
     Returns:
@@ -77,9 +81,16 @@ def find_checkpoint(resume: str | Path, *, out: Path) -> Path | None:
     if found is None:
         raise InputError(f"`resume` must be 'auto', 'never', a checkpoint or the folder of a run, got {path}.")
     own = list_checkpoints(out / "checkpoints")
+    if own and _state_of(own[-1]).get("origin") == origin_of(path):
+        return _newest_whole(out / "checkpoints")
     if own and found.parent.resolve() != own[-1].parent.resolve():
         raise InputError(f"`out` must have no checkpoints of its own to go on from {path}, {out} has {len(own)}.")
     return found
+
+
+def origin_of(resume: str | Path) -> str:
+    """How checkpoints name the path that their run went on from."""
+    return str(Path(resume).resolve())
 
 
 def quarantine(folder: Path, *, newest: Path) -> list[Path]:

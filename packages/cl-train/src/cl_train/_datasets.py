@@ -43,6 +43,36 @@ class ImageDataset(ABC):
         return f"image {index}"
 
 
+def readable(dataset: ImageDataset, n: int) -> list[int]:
+    """Numbers of some images that can be read, such as for a look at them.
+
+    Args:
+        dataset: Images.
+        n: How many, >= 1.
+
+    Returns:
+        `n` numbers, spread over the data set where all of these can be read; fewer if no more can.
+
+    Raises:
+        InputError: None can be read; it is the first one's.
+    """
+    spread = [i * (len(dataset) // n) for i in range(n)] if n <= len(dataset) else []
+    found: list[int] = []
+    reason: InputError | None = None
+    for number in [*spread, *(i for i in range(len(dataset)) if i not in set(spread))]:
+        if len(found) == n:
+            break
+        try:
+            dataset.read(number)
+        except InputError as error:
+            reason = reason or error
+        else:
+            found.append(number)
+    if not found and reason is not None:
+        raise reason
+    return found
+
+
 class ArrayDataset(ImageDataset):
     """Images that are one tensor in memory.
 

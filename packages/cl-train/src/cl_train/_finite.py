@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 OnNonfinite = Literal["stop", "skip"]
+_OVERFLOWS = 50  # in a row are no search for a scale any more: 2**16, halved as often, is 2**-34
 
 
 class FiniteGuard:
@@ -23,7 +24,8 @@ class FiniteGuard:
         optimizer: Likewise its parameters and its state.
         on_nonfinite: "skip" takes back the bad steps; "stop" also all later ones, until the host has noticed.
         skipped: Bad steps of the run before.
-        scaled: Whether a gradient scaler looks after the gradients (fp16): it makes them infinite on purpose.
+        scaled: Whether a gradient scaler looks after the gradients (fp16): it makes them infinite on purpose, and skips
+            such steps itself. 50 of them in a row count as not finite, the 50th as the first bad step.
 
     Attributes:
         count: Bad steps so far, int64 on the device.
@@ -38,6 +40,7 @@ class FiniteGuard:
         device = next(module.parameters()).device
         self.count = torch.full((), skipped, dtype=torch.int64, device=device)
         self.first = torch.full((), -1, dtype=torch.int64, device=device)
+        self.overflows = torch.zeros((), dtype=torch.int64, device=device)
         self.kept: list[tuple[list[Tensor], Tensor]] = []
         self.entries: list[tuple[dict[Any, Any], dict[Any, Any]]] = []
 
@@ -52,6 +55,7 @@ class FiniteGuard:
     def forget(self) -> None:
         """As if there had been no bad step: what follows starts from the weights before it."""
         self.first.fill_(-1)
+        self.overflows.zero_()
         self.count.fill_(self.before)
 
     @torch.no_grad()
@@ -73,8 +77,11 @@ class FiniteGuard:
         """
         gradients = _by_kind(p.grad for p in self.module.parameters() if p.grad is not None)
         joined = [torch.cat(flat) for flat in gradients]
-        if not self.scaled:
-            finite = torch.stack([finite, *[values.isfinite().all() for values in joined]]).all()
+        sound = torch.stack([torch.ones_like(finite), *[values.isfinite().all() for values in joined]]).all()
+        if self.scaled:
+            self.overflows = torch.where(sound, 0, self.overflows + 1)
+            sound = self.overflows < _OVERFLOWS
+        finite = finite & sound
         if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
             votes = finite.to(torch.uint8)
             torch.distributed.all_reduce(votes, op=torch.distributed.ReduceOp.MIN)

@@ -2,6 +2,7 @@
 
 import gc
 from collections.abc import Callable
+from itertools import cycle, islice
 from pathlib import Path
 
 import psutil
@@ -9,6 +10,7 @@ import torch
 from accelerate import Accelerator
 from torch.profiler import ProfilerActivity, profile
 
+from cl_train._datasets import readable
 from cl_train._embeddings import fields_of
 from cl_train._errors import InputError
 from cl_train._launch import processes_here
@@ -34,7 +36,8 @@ def fitting_chunk(method: Method, plan: Plan, accelerator: Accelerator, *, skip_
     """
     device = accelerator.device
     method.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
-    ids = _first_ids(plan, 2 * _TRIAL, skip_unreadable=skip_unreadable)
+    some = readable(plan.dataset, 2 * _TRIAL) if skip_unreadable else range(len(plan.dataset))
+    ids = list(islice(cycle(some), 2 * _TRIAL))
     small, large = (_peak_of(method, plan, accelerator, ids[:n]) for n in (_TRIAL, 2 * _TRIAL))
     per_image = max(1, (large - small) // _TRIAL)
     weights = sum(p.numel() * p.element_size() for p in method.parameters())
@@ -48,26 +51,6 @@ def fitting_chunk(method: Method, plan: Plan, accelerator: Accelerator, *, skip_
             f"{max(room, 0) / 1e6:.0f} MB are left for images: take a narrower network or smaller views."
         )
     return found
-
-
-def _first_ids(plan: Plan, n: int, *, skip_unreadable: bool) -> list[int]:
-    """Numbers of the first images, over again where there are fewer; of those that can be read, if others are left out.
-
-    Raises:
-        InputError: One cannot be read; or none can.
-    """
-    found: list[int] = []
-    for number in range(len(plan.dataset)):
-        if len(found) == n:
-            break
-        try:
-            plan.dataset.read(number)
-        except InputError:
-            if not skip_unreadable or (number + 1 == len(plan.dataset) and not found):
-                raise
-        else:
-            found.append(number)
-    return [found[i % len(found)] for i in range(n)]
 
 
 def _peak_of(method: Method, plan: Plan, accelerator: Accelerator, ids: list[int]) -> int:

@@ -28,6 +28,7 @@ class _Features:
     encoder: nn.Module
     accelerator: Accelerator
     workers: int | None
+    max_bad_images: float
 
     def __call__(
         self,
@@ -37,14 +38,27 @@ class _Features:
         transform: Transform,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         shares, device = zip(ids, keys, strict=True), self.accelerator.device
-        source = batches(dataset, shares, cut=transform, workers=self.workers, device=device)
+        source = batches(
+            dataset,
+            shares,
+            cut=transform,
+            workers=self.workers,
+            device=device,
+            skip_unreadable=self.max_bad_images > 0,
+            least=1,
+        )
+        unread: set[str] = set()
         for batch in source:
+            unread.update(batch.skipped)
             with torch.no_grad():  # views in full precision, the encoder in that of the run
                 views = transform(batch.images, batch.keys) if dataset.images is not None else batch.images
             with torch.no_grad(), self.accelerator.autocast():
                 features = self.encoder(views.contiguous(memory_format=torch.channels_last)).float()
             assert batch.labels is not None  # checked by linear_eval
             yield features, batch.labels
+        if len(unread) > max(1, self.max_bad_images * len(dataset)):
+            share = f"{len(unread)} of {len(dataset)}"
+            raise InputError(f"`max_bad_images` is {self.max_bad_images:g} of all, {share} could not be read.")
 
 
 def linear_eval(
@@ -60,6 +74,7 @@ def linear_eval(
     seed: int = 0,
     workers: int | None = None,
     max_steps: int | None = None,
+    max_bad_images: float = 0.0,
     accelerator: Accelerator | None = None,
     title: str = "linear eval",
     progress: bool = True,
@@ -83,12 +98,14 @@ def linear_eval(
         workers: Worker processes per process that read images which are not in memory; None: one for each core, at
             most 8.
         max_steps: Stop training after so many steps.
+        max_bad_images: Share of the images of a data set that a process may find unreadable, in [0, 1). At 0 the first
+            one ends the evaluation, by name; above, they are left out, of the accuracies too.
         accelerator: By default `make_accelerator()`.
         title: Of the progress bar.
         progress: Whether the main process shows one.
 
     Returns:
-        Accuracies on all test images, the same on every process.
+        Accuracies on all test images that can be read, the same on every process.
 
     Raises:
         InputError: A data set has no labels, the classes differ, or an argument is out of its range.
@@ -99,13 +116,15 @@ def linear_eval(
     if train.classes != test.classes:
         raise InputError(f"`train` and `test` must have the same classes, got {train.classes} and {test.classes}.")
     batch_size = min(batch_size, len(train)) // accelerator.num_processes * accelerator.num_processes
+    if not 0 <= max_bad_images < 1:
+        raise InputError(f"`max_bad_images` must be in [0, 1), got {max_bad_images}.")
     if max_steps is not None and max_steps < 1:
         raise InputError(f"`max_steps` must be at least 1, got {max_steps}.")
     for name, value in {"epochs": epochs, "batch_size": batch_size, "base_lr": base_lr}.items():
         if value <= 0:
             raise InputError(f"`{name}` must be positive, got {value}.")
     encoder.to(accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    features = _Features(encoder, accelerator, workers)
+    features = _Features(encoder, accelerator, workers, max_bad_images)
     total_steps = epochs * (len(train) // batch_size)
     last = total_steps if max_steps is None else min(max_steps, total_steps)
     shown = Progress(total=last, done=0, title=title, visible=progress and accelerator.is_main_process)
@@ -168,9 +187,9 @@ def _test(
     """Accuracies over all processes, each on its own part of the test set, no image twice."""
     own = torch.arange(accelerator.process_index, len(test), accelerator.num_processes)
     ids = list(own.split(max(1, batch_size // accelerator.num_processes)))
-    hits = torch.zeros(2, dtype=torch.int64, device=accelerator.device)
+    found = torch.zeros(3, dtype=torch.int64, device=accelerator.device)  # hits of both kinds, images
     with torch.no_grad():
         for x, y in features(test, ids, ids, transform):
-            hits += top_hits(layer(x), y)
-    hits = accelerator.reduce(hits, reduction="sum")
-    return Scores(top1=int(hits[0]) / len(test), top5=int(hits[1]) / len(test))
+            found += torch.cat([top_hits(layer(x), y), found.new_tensor([len(y)])])
+    top1, top5, count = accelerator.reduce(found, reduction="sum").tolist()
+    return Scores(top1=top1 / count, top5=top5 / count)

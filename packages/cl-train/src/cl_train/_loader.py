@@ -53,6 +53,7 @@ def batches(
     device: torch.device,
     host: bool = False,
     skip_unreadable: bool = False,
+    least: int = 2,
     timeout: float = 120.0,
 ) -> Generator[Batch]:
     """Read batches. Images in memory come as they are; others are read and cut one by one in worker processes.
@@ -66,13 +67,14 @@ def batches(
         device: Where the batches go.
         host: Leave images on the host for `Batch.to` to move, so that they need not fit on the device together.
         skip_unreadable: Leave out images that cannot be read, and name them in `Batch.skipped`.
+        least: Images that a batch must keep then, >= 1.
         timeout: Seconds without a sign of life after which a worker is taken to hang, > 0.
 
     Yields:
         One `Batch` for each of `shares`.
 
     Raises:
-        InputError: An image cannot be read; or fewer than 2 of a batch can, when they are skipped.
+        InputError: An image cannot be read; or fewer than `least` of a batch can, when they are skipped.
         RuntimeError: A worker process died or hangs.
     """
     if dataset.images is not None:
@@ -84,7 +86,8 @@ def batches(
     reader = PieceReader(dataset, cut, workers=count)
     with closing(read_pieces(reader, pieces, workers=count, pin=device.type == "cuda", timeout=timeout)) as found:
         for ids, keys in shares:
-            cuts, kept, skipped = _gather(islice(found, -(-len(ids) // _PIECE)), ids, dataset, skip=skip_unreadable)
+            pieces_of_batch = islice(found, -(-len(ids) // _PIECE))
+            cuts, kept, skipped = _gather(pieces_of_batch, ids, dataset, least=least if skip_unreadable else None)
             labels = None if dataset.labels is None else to_device(dataset.labels[ids[kept]], device)
             images = cuts if host else cuts.to(device)
             yield Batch(images, to_device(keys[kept], device), labels, skipped)
@@ -108,7 +111,7 @@ def _pieces(ids: Tensor, keys: Tensor) -> list[Indices]:
 
 
 def _gather(
-    pieces: Iterable[Piece], ids: Tensor, dataset: ImageDataset, *, skip: bool
+    pieces: Iterable[Piece], ids: Tensor, dataset: ImageDataset, *, least: int | None
 ) -> tuple[HostCuts, Tensor, tuple[str, ...]]:
     """Cuts of a batch, which of its images they are, bool (b,), and the names of the others."""
     parts = []
@@ -116,10 +119,11 @@ def _gather(
     for index, piece in enumerate(pieces):
         for place, reason in piece.unread:
             kept[index * _PIECE + place] = False
-            if not skip:
+            if least is None:
                 raise InputError(reason)
-            if int(kept.sum()) < 2:
-                raise InputError(f"a batch must have at least 2 images that can be read on each process; {reason}")
+            if int(kept.sum()) < least:
+                few = f"a batch must have at least {least} images that can be read on each process"
+                raise InputError(f"{few}; {reason}")
         if piece.cuts is not None:
             parts.append(piece.cuts)
     return HostCuts(parts), kept, tuple(dataset.name(number) for number in ids[~kept].tolist())

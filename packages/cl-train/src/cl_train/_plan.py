@@ -3,6 +3,7 @@
 from collections.abc import Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -38,6 +39,10 @@ class Plan:
     processes: int
 
     def __post_init__(self) -> None:
+        for name in ("epochs", "seed", "batch_size"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, Integral):
+                raise InputError(f"`{name}` must be a whole number, got {value!r}.")
         if self.epochs < 1:
             raise InputError(f"`epochs` must be at least 1, got {self.epochs}.")
         if self.seed < 0:

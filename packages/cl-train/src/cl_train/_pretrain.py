@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Set
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -11,11 +11,19 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.optimizer import AcceleratedOptimizer
 from torch import nn
 from torch.optim import Optimizer
 
 from cl_train._checkpoint import load_checkpoint, peek, read_state, save_checkpoint
-from cl_train._checkpoint_folder import find_checkpoint, quarantine, remove_checkpoints
+from cl_train._checkpoint_folder import (
+    find_checkpoint,
+    list_checkpoints,
+    origin_of,
+    quarantine,
+    remove_checkpoints,
+)
+from cl_train._config_file import did_you_mean
 from cl_train._datasets import ImageDataset
 from cl_train._errors import InputError
 from cl_train._finite import FiniteGuard, OnNonfinite
@@ -29,7 +37,7 @@ from cl_train._norms import Statistics, share_statistics
 from cl_train._plan import Plan
 from cl_train._progress import Progress
 from cl_train._run import Run
-from cl_train._run_folder import locked, make_run_folder, write_config
+from cl_train._run_folder import forget_bad_images, locked, make_run_folder, write_config
 from cl_train._schedule import scaled_lr, warmup_cosine
 from cl_train._settings import ChunkSize, Settings
 from cl_train._step import Compile, Gradient
@@ -99,15 +107,16 @@ def pretrain(
     processes. Which images make a batch and how they are augmented is a function of (seed, epoch, image), so neither
     the number of processes nor of workers nor a restart changes them.
 
-    Learning rates rise linearly for `warmup_epochs` from 0 to the optimiser's own, then fall along a cosine to 0 at
-    the end of `epochs`. `out` receives `metrics.jsonl`, `config.json` and `checkpoints/`. On SIGTERM, SIGINT or
-    SIGUSR1 all processes end after the same step and save; the same call goes on from there, to the same weights as
-    without the interruption.
+    Learning rates rise linearly for `warmup_epochs` from 0 to the optimiser's own, then fall along a cosine to 0 at the
+    end of `epochs`. Epochs have len(dataset) // batch_size steps; the authors' code, which fills the last batch of an
+    epoch from the next, takes len(dataset) * epochs // batch_size + 1. `out` receives `metrics.jsonl`, `config.json`
+    and `checkpoints/`. On SIGTERM, SIGINT or SIGUSR1 all processes end after the same step and save; the same call goes
+    on from there, to the same weights as without the interruption.
 
     **Large batches.** With `chunk_size` the network sees at most so many images at a time, while the loss sees all of
-    the batch: memory is that of a chunk, time at most 4/3 of a step that fits. Two things come from a chunk rather
-    than from the batch: the statistics of BatchNorm, unless `batchnorm="global"`, and nothing else. `accumulate` is
-    the other way to a large step; it adds no negatives, as each part has a loss of its own.
+    the batch: memory is that of a chunk, time at most 4/3 of a step that fits. What comes from a chunk rather than
+    from the batch are the statistics of BatchNorm, unless `batchnorm="global"`, and the numbers of random layers.
+    `accumulate` is the other way to a large step; it adds no negatives, as each part has a loss of its own.
 
     Args:
         method: What to train, such as `SimCLR`. Trained in place; its weights are the caller's, and must be equal on
@@ -162,6 +171,7 @@ def pretrain(
     Raises:
         InputError: Something that was handed over cannot be used. Raised before the first step and before anything is
             written, but for what only the first batch or the decoding of a file can tell.
+        InputError: During the run, on all processes: the folder cannot be written, or too many images cannot be read.
         Interrupted: The run was asked to stop, and has saved.
         FloatingPointError: A number was not finite.
     """
@@ -192,20 +202,28 @@ def pretrain(
     for group in optimizer.param_groups:
         group.setdefault("initial_lr", group["lr"])
     out = Path(out)
-    start = _find_start(method, plan, optimizer, accelerator, settings, out, resume, may_change, config or {})
     last = plan.total_steps if max_steps is None else min(max_steps, plan.total_steps)
-    on_main(accelerator, lambda: make_run_folder(out))  # the last thing that can be refused
-    with _holding(out, accelerator), torch.random.fork_rng(devices=_cuda(accelerator)):
+    with ExitStack() as stack:
+        stack.enter_context(torch.random.fork_rng(devices=_cuda(accelerator)))
+        # Held before it is looked at, as a run that is about to end there still writes and removes checkpoints.
+        exists = on_main(accelerator, out.is_dir)
+        if exists:
+            stack.enter_context(_holding(out, accelerator))
+        start = _find_start(method, plan, optimizer, accelerator, settings, out, resume, may_change, config or {})
+        accelerator.wait_for_everyone()  # until all have read what is about to be tidied up
+        if not exists:
+            stack.enter_context(_holding(out, accelerator))
+            on_main(accelerator, lambda: _check_new(out))
         on_main(accelerator, lambda: _tidy(method, optimizer, out, start, accelerator))
+        model, prepared = stack.enter_context(_prepared(method, optimizer, accelerator, settings))
         visible = progress and accelerator.is_main_process
-        run = _begin(method, plan, optimizer, accelerator, settings, out, start, last, trackers, visible=visible)
+        run = _begin(method, plan, model, prepared, accelerator, settings, out, start, last, trackers, visible=visible)
         began = time.monotonic()
         try:
             run.train(last, workers=workers)
         finally:
             run.progress.close()
             run.trackers.close()
-            accelerator.unwrap_model(run.gradient.model, keep_fp32_wrapper=False)  # gives `method` its own forward back
         seconds = time.monotonic() - began if start.step < last else 0.0
         _share_buffers(method, accelerator)
         newest = on_main(accelerator, lambda: find_checkpoint("auto", out=out))
@@ -223,9 +241,10 @@ def pretrain(
 
 @dataclass(frozen=True)
 class _Start:
-    """Where a run begins: a checkpoint or nothing, what it held, the step, and what identifies the run."""
+    """Where a run begins: a checkpoint or nothing, whose, what it held, the step, and what identifies the run."""
 
     checkpoint: Path | None
+    origin: str | None
     state: dict[str, Any]
     step: int
     chunk_size: int
@@ -256,18 +275,31 @@ def _find_start(
         for group in optimizer.param_groups
     ]
     identity = dict(config) | plan.identity | settings.identity(chunk_size)
+    identity |= {"mixed_precision": accelerator.mixed_precision}
     identity |= {"optimizer": type(optimizer).__name__, "optimizer_groups": groups}
+    _check_names(may_change, identity.keys() | (set() if checkpoint is None else peek(checkpoint)["run"].keys()))
     state: dict[str, Any] = {}
     if checkpoint is not None:
         state = read_state(checkpoint, run=identity, may_change=may_change)
         load_checkpoint(checkpoint, method=method, optimizer=optimizer, accelerator=accelerator)
-    return _Start(checkpoint, state, plan.step_of(state), chunk_size or plan.share, identity)
+    own = checkpoint is None or checkpoint.parent.resolve() == (out / "checkpoints").resolve()
+    origin = state.get("origin") if own else origin_of(resume)
+    return _Start(checkpoint, origin, state, plan.step_of(state), chunk_size or plan.share, identity)
+
+
+def _check_names(may_change: Collection[str], known: Set[str]) -> None:
+    """Raise if a name is none of a setting: it would free nothing."""
+    for name in sorted(set(may_change) - known):
+        raise InputError(
+            f"`may_change` must hold names of settings, {name!r} is none{did_you_mean(name, known) or '.'}"
+        )
 
 
 def _begin(
     method: Method,
     plan: Plan,
-    optimizer: Optimizer,
+    model: nn.Module,
+    optimizer: AcceleratedOptimizer,
     accelerator: Accelerator,
     settings: Settings,
     out: Path,
@@ -280,7 +312,6 @@ def _begin(
     """The run, ready for its next step."""
     history = History(out / "metrics.jsonl", step=start.step, per_epoch=plan.steps_per_epoch)
     on_main(accelerator, history.begin)
-    model, prepared = _prepare(method, optimizer, accelerator, settings)
     optimizer.zero_grad()  # of what the caller may have computed with it
     gradient = Gradient(
         method=method,
@@ -298,11 +329,13 @@ def _begin(
     skipped, scaled = start.state.get("skipped_steps", 0), accelerator.scaler is not None
     run = Run(
         method=method,
-        optimizer=prepared,
+        optimizer=optimizer,
         plan=plan,
         gradient=gradient,
         factor=factor,
-        guard=FiniteGuard(method, optimizer, on_nonfinite=settings.on_nonfinite, scaled=scaled, skipped=skipped),
+        guard=FiniteGuard(
+            method, optimizer.optimizer, on_nonfinite=settings.on_nonfinite, scaled=scaled, skipped=skipped
+        ),
         stop=StopRequest(accelerator),
         history=history,
         trackers=Trackers(
@@ -320,6 +353,7 @@ def _begin(
         max_bad_images=settings.max_bad_images,
         identity=start.identity,
         step=start.step,
+        origin=start.origin,
         skipped_images=start.state.get("skipped_images", 0),
     )
     if start.state.get("step") == start.step:
@@ -329,9 +363,10 @@ def _begin(
     return run
 
 
-def _prepare(
+@contextmanager
+def _prepared(
     method: Method, optimizer: Optimizer, accelerator: Accelerator, settings: Settings
-) -> tuple[nn.Module, Optimizer]:
+) -> Iterator[tuple[nn.Module, AcceleratedOptimizer]]:
     """The method on its device, wrapped for several processes and for the precision, and its optimiser."""
     # NHWC: convolutions are faster so on tensor cores, and twice as fast in float32 on a CPU.
     method.to(accelerator.device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
@@ -339,7 +374,12 @@ def _prepare(
         share_statistics(method, processes=accelerator.num_processes)
     if settings.compile == "all":
         method.encoder.compile()
-    return accelerator.prepare(method, optimizer)
+    try:
+        yield accelerator.prepare(method, optimizer)
+    finally:  # the method gets its own forward back
+        accelerator.unwrap_model(method, keep_fp32_wrapper=False)
+        # Accelerate leaves a mark, for which it would not put the next run of this method under autocast.
+        vars(method).pop("_is_accelerate_prepared", None)
 
 
 @contextmanager
@@ -348,10 +388,17 @@ def _holding(out: Path, accelerator: Accelerator) -> Iterator[None]:
     with ExitStack() as stack:
 
         def take() -> None:
+            make_run_folder(out)
             stack.enter_context(locked(out))
 
         on_main(accelerator, take)
         yield
+
+
+def _check_new(out: Path) -> None:
+    """Raise if another run was here between the first look and the lock."""
+    if list_checkpoints(out / "checkpoints"):
+        raise InputError(f"`out` must be the folder of one run at a time, another has just been in {out}.")
 
 
 def _tidy(method: Method, optimizer: Optimizer, out: Path, start: _Start, accelerator: Accelerator) -> None:
@@ -364,6 +411,9 @@ def _tidy(method: Method, optimizer: Optimizer, out: Path, start: _Start, accele
             state = start.state | {"step": start.step, "run": start.identity, "meter": {}}
             save_checkpoint(folder, method, optimizer, accelerator, state)
     remove_checkpoints(folder, after=start.step if start.checkpoint else -1)
+    forget_bad_images(out, step=start.step)
+    if start.checkpoint is None:
+        (out / "nonfinite.json").unlink(missing_ok=True)
     write_config(out, run=start.identity, accelerator=accelerator)
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.utils import gather_object
-from torch.optim import Optimizer
 
 from cl_train._checkpoint import save_checkpoint
 from cl_train._checkpoint_folder import Saving
@@ -24,6 +24,7 @@ from cl_train._meter import Meter
 from cl_train._method import Method
 from cl_train._plan import Plan
 from cl_train._progress import Progress
+from cl_train._run_folder import note_bad_images, versions
 from cl_train._step import Gradient
 from cl_train._trackers import Trackers
 
@@ -53,11 +54,12 @@ class Run:
         max_bad_images: Share of the images read that may be unreadable.
         identity: What must be equal for another run to go on from this one's checkpoints.
         step: Steps taken.
+        origin: The path of another run that this one went on from, or None.
         skipped_images: Images that could not be read so far, over all processes.
     """
 
     method: Method
-    optimizer: Optimizer
+    optimizer: AcceleratedOptimizer
     plan: Plan
     gradient: Gradient
     factor: Callable[[int], float]
@@ -73,9 +75,10 @@ class Run:
     max_bad_images: float
     identity: dict[str, Any]
     step: int
+    origin: str | None = None
     skipped_images: int = 0
     meter: Meter = field(default_factory=Meter)
-    unread: list[str] = field(default_factory=list)
+    unread: list[tuple[int, str]] = field(default_factory=list)
 
     def train(self, last: int, *, workers: int | None) -> None:
         """Take steps up to number `last`, or until the run is asked to stop.
@@ -86,11 +89,7 @@ class Run:
             InputError: More images than allowed could not be read.
         """
         with self.stop.listening():
-            try:
-                self._steps(last, workers=workers)
-            except FloatingPointError:
-                self.stop.close()  # all processes raise it
-                raise
+            self._steps(last, workers=workers)
             self.stop.close()
         if self.stop.signal:
             raise Interrupted(self.stop.signal, self.step)
@@ -115,10 +114,14 @@ class Run:
             self.step = step + 1
             stops = bool(self.stop.agreed())
             ends = self.step % per_epoch == 0 or self.step == last
-            if ends or self.step % self.log_every == 0:
-                self._look()
-            if stops or ends or (every is not None and self.step % every == 0):
-                self._save(epoch_ends=self.step % per_epoch == 0)
+            try:
+                if ends or self.step % self.log_every == 0:
+                    self._look()
+                if stops or ends or (every is not None and self.step % every == 0):
+                    self._save(epoch_ends=self.step % per_epoch == 0)
+            except (InputError, FloatingPointError):  # what ends a run here ends it on all processes
+                self.stop.close()
+                raise
             if stops:
                 return
 
@@ -126,12 +129,13 @@ class Run:
         factor = self.factor(step)
         for group in self.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * factor
-        self.unread += batch.skipped
+        self.unread += [(step, name) for name in batch.skipped]
         self.guard.remember()
         metrics = self.gradient(batch, step)
         counts = self.guard.judge(metrics.pop("finite"), step=step)
         self.optimizer.step()
-        self.method.after_step()
+        if not self.optimizer.step_was_skipped:  # by the scaler of fp16
+            self.method.after_step()
         self.optimizer.zero_grad()
         self.guard.settle(counts)
         self.meter.add(metrics, counts, images=self.plan.batch_size)
@@ -162,6 +166,8 @@ class Run:
             "meter": self.meter.state(self.accelerator),
             "skipped_steps": self.guard.skipped(),
             "skipped_images": self.skipped_images,
+            "origin": self.origin,
+            "versions": versions(),
             "score": None if self.saving.best is None else self.history.last(self.saving.best),
         }
         folder = self.out / "checkpoints"
@@ -175,10 +181,10 @@ class Run:
 
     def _check(self) -> None:
         """Whether the run may go on: this waits for the device."""
-        if self.max_bad_images > 0:
-            self._count_unread()
         if self.guard.ended():
             self._end_nonfinite()
+        if self.max_bad_images > 0:
+            self._count_unread()
 
     def _end_nonfinite(self) -> None:
         """Save what was learnt before the bad step, write down its images, and raise."""
@@ -188,6 +194,7 @@ class Run:
         report = {"step": self.step, "epoch": epoch, "seed": self.plan.seed, "images": ids.tolist()}
         on_main(self.accelerator, lambda: (self.out / "nonfinite.json").write_text(json.dumps(report) + "\n"))
         self.guard.forget()
+        self.unread = [(step, name) for step, name in self.unread if step < self.step]
         self._save(epoch_ends=self.step > 0 and self.step % self.plan.steps_per_epoch == 0)
         raise FloatingPointError(
             f"an embedding, the loss or a gradient is not finite at step {self.step}; weights are those before it, its "
@@ -196,13 +203,11 @@ class Run:
 
     def _count_unread(self) -> None:
         """Add up over processes the images that could not be read, name them in a file, and compare with the limit."""
-        names = gather_object(self.unread)
+        found = sorted(gather_object(self.unread))
         self.unread = []
-        self.skipped_images += len(names)
-        if names and self.accelerator.is_main_process:
-            # as the system spells them, which need not be what the locale can
-            with (self.out / "bad_images.txt").open("a", encoding="utf-8", errors="surrogateescape") as file:
-                file.writelines(f"{name}\n" for name in names)
+        self.skipped_images += len(found)
+        if found:
+            on_main(self.accelerator, lambda: note_bad_images(self.out, found))
         # of the epochs begun, as within one they need not come evenly
         per_epoch = self.plan.steps_per_epoch
         limit = self.max_bad_images * -(-self.step // per_epoch) * per_epoch * self.plan.batch_size

@@ -3,17 +3,19 @@
 import json
 import os
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import accelerate
 import torch
 from accelerate import Accelerator
 from filelock import FileLock, Timeout
 
 from cl_train._errors import InputError
+
+_BAD_IMAGES = "bad_images.txt"
 
 
 def make_run_folder(out: Path) -> None:
@@ -62,10 +64,32 @@ def write_config(out: Path, *, run: Mapping[str, Any], accelerator: Accelerator)
         "processes": accelerator.num_processes,
         "device": str(accelerator.device),
         "mixed_precision": accelerator.mixed_precision,
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "accelerate": accelerate.__version__,
-        },
+        "versions": versions(),
     }
     (out / "config.json").write_text(json.dumps(text, indent=2, default=str) + "\n")
+
+
+def versions() -> dict[str, str]:
+    """Of what a run is made by."""
+    found = {"python": platform.python_version(), "torch": torch.__version__}
+    return found | {n: version(n) for n in ("accelerate", "cl-train", "cl-augment", "cl-models", "cl-losses")}
+
+
+def note_bad_images(out: Path, found: Iterable[tuple[int, str]]) -> None:
+    """Append to `bad_images.txt`: the step, a tab, and the name, as the system spells it whatever the locale."""
+    with (out / _BAD_IMAGES).open("a", encoding="utf-8", errors="surrogateescape") as file:
+        file.writelines(f"{step}\t{name}\n" for step, name in found)
+
+
+def forget_bad_images(out: Path, *, step: int) -> None:
+    """Drop from `bad_images.txt` what steps from `step` on found, of a run that went on beyond its checkpoint."""
+    path = out / _BAD_IMAGES
+    if not path.exists():
+        return
+    lines = path.read_text(encoding="utf-8", errors="surrogateescape").split("\n")[:-1]
+    kept = [line for line in lines if int(line.split("\t")[0]) < step]
+    partial = path.with_suffix(".partial")
+    partial.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8", errors="surrogateescape")
+    partial.replace(path)
+    if not kept:
+        path.unlink()

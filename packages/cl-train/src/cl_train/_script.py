@@ -30,9 +30,9 @@ def run_script(main: Callable[[], None]) -> NoReturn:
     | Code | Meaning |
     |---|---|
     | 0 | All was done. |
-    | 2 | The input cannot be used; one line says which. |
+    | 2 | The input cannot be used, or `pretrain` cannot write to the run's folder; one line says which. |
     | 130, 138, 143 | Asked to stop by SIGINT, SIGUSR1, SIGTERM; `pretrain` has saved, and the same command goes on. |
-    | 1 | Anything else, with its traceback, or in one line when the disk is full, over quota or failing. |
+    | 1 | Anything else, with its traceback, or in one line where another disk is full, over quota or failing. |
 
     `torchrun` and `accelerate launch` for several processes end with code 1 whatever the code of the processes.
 

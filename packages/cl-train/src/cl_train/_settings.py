@@ -1,6 +1,7 @@
 """The numbers and choices of a run, checked before anything happens."""
 
 from dataclasses import dataclass, fields
+from numbers import Integral
 from typing import Any, Literal, get_args
 
 from cl_train._checkpoint_folder import Saving
@@ -43,6 +44,9 @@ class Settings:
         )
         for field in fields(self):
             value = getattr(self, field.name)
+            whole = field.name in least and field.name != "warmup_epochs" and not isinstance(value, str | None)
+            if whole and (isinstance(value, bool) or not isinstance(value, Integral)):
+                raise InputError(f"`{field.name}` must be a whole number, got {value!r}.")
             if field.name in least and isinstance(value, int | float) and value < least[field.name]:
                 raise InputError(f"`{field.name}` must be at least {least[field.name]}, got {value}.")
         choices = {"batchnorm": Statistics, "compile": Compile, "on_nonfinite": OnNonfinite}
@@ -52,7 +56,7 @@ class Settings:
                 raise InputError(f"`{name}` must be one of {allowed}, got {getattr(self, name)!r}.")
         if isinstance(self.chunk_size, str) and self.chunk_size != "auto":
             raise InputError(f"`chunk_size` must be a number, 'auto' or None, got {self.chunk_size!r}.")
-        if self.warmup_epochs > self.epochs:
+        if not self.warmup_epochs <= self.epochs:
             raise InputError(f"`warmup_epochs` must be at most `epochs`, {self.epochs}, got {self.warmup_epochs:g}.")
         if not 0 <= self.max_bad_images < 1:
             raise InputError(f"`max_bad_images` must be in [0, 1), got {self.max_bad_images}.")
@@ -85,4 +89,5 @@ class Settings:
             "accumulate": self.accumulate,
             "batchnorm": self.batchnorm,
             "warmup_epochs": self.warmup_epochs,
+            "compile": self.compile,
         }

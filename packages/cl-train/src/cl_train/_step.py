@@ -107,10 +107,10 @@ class Gradient:
             direct: Around what averages gradients over processes: for forwards without backward to the parameters.
         """
         batch = batch.to(self.accelerator.device)
+        # So that random layers, and views without keys, are the same when a part comes again and in a run that goes on.
+        torch.manual_seed(_mixed(self.seed, step, part, self.accelerator.process_index))
         with torch.no_grad():
             views = self.views(batch.images, batch.keys).contiguous(memory_format=torch.channels_last)
-        # So that random layers draw the same numbers when a part comes again, and in a run that goes on.
-        torch.manual_seed(_mixed(self.seed, step, part, self.accelerator.process_index))
         with nullcontext() if moves else running_statistics_held(self.method):
             return self.method(views) if direct else self.model(views)
 

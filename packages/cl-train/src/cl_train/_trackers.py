@@ -65,8 +65,7 @@ class Trackers:
         self.path = out / "trackers.json"
         self.started: dict[str, GeneralTracker] = {}
         self.closing = ExitStack()
-        found = json.loads(self.path.read_text()) if step > 0 and self.path.exists() else {}
-        self.runs: dict[str, dict[str, Any]] = found
+        self.runs: dict[str, dict[str, Any]] = _read(self.path) if step > 0 else {}
         settings, name_of_new = flatten(config), _name(out)
         with ExitStack() as undo:
             undo.callback(self.close)
@@ -111,6 +110,15 @@ class Trackers:
             partial = self.path.with_suffix(".partial")
             partial.write_text(json.dumps(self.runs, indent=2) + "\n")
             partial.replace(self.path)
+
+
+def _read(path: Path) -> dict[str, dict[str, Any]]:
+    """What has been sent where; nothing if that cannot be read, as after a power cut: then it is a new run there."""
+    try:
+        found = json.loads(path.read_text())
+    except (FileNotFoundError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def flatten(config: Mapping[str, Any]) -> dict[str, bool | int | float | str]:
