@@ -87,7 +87,7 @@ def _poisoned(out: Path, poison: tiny.Poison, at: list[int], *, only: int | None
     if only is None or only == rank:
         trained.poison, trained.at = poison, at
     result = tiny.run(out, trained=trained, **changes)
-    print("skipped", result.skipped_steps)
+    print(f"skipped {result.skipped_steps}\n", end="")  # in one write, as the processes share a file
     return result
 
 
