@@ -14,7 +14,7 @@ from cl_augment import RandomResizedCropFlip, SimCLRAugment, TwoViews
 from cl_losses import NTXentLoss
 from cl_train import ArrayDataset, InputError, SimCLR, make_accelerator, pretrain
 from cl_train import _checkpoint_folder as folders
-from cl_train import _pretrain as pretraining
+from cl_train import _start as starting
 from cl_train._checkpoint import damage, load_checkpoint, read_state, save_checkpoint
 from cl_train._checkpoint_folder import find_checkpoint, list_checkpoints
 from cl_train._run_folder import locked
@@ -456,7 +456,7 @@ def test_a_death_while_steps_are_counted_anew_loses_nothing(tmp_path, monkeypatc
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(pretraining, "remove_checkpoints", die)
+        patch.setattr(starting, "remove_checkpoints", die)
         with pytest.raises(KeyboardInterrupt):
             run(tmp_path, batch_size=16, may_change={"batch_size"})
     assert run(tmp_path, batch_size=16, may_change={"batch_size"}).steps == 3
@@ -604,21 +604,21 @@ def test_a_run_that_ends_while_another_begins_keeps_its_checkpoints(tmp_path, mo
     run(tmp_path, max_steps=2)
     with locked(tmp_path):
         looked = []
-        monkeypatch.setattr(pretraining, "find_checkpoint", lambda *args, **kwargs: looked.append(args))
+        monkeypatch.setattr(starting, "find_checkpoint", lambda *args, **kwargs: looked.append(args))
         with pytest.raises(InputError, match="one run at a time"):
             run(tmp_path)
         assert not looked
 
 
 def test_a_folder_that_another_run_made_at_the_last_moment_is_refused(tmp_path, monkeypatch):
-    out, real = tmp_path / "new", pretraining.find_checkpoint
+    out, real = tmp_path / "new", starting.find_checkpoint
 
     def slow(resume, *, out):
         found = real(resume, out=out)
         (out / "checkpoints" / "step-00000004").mkdir(parents=True)
         return found
 
-    monkeypatch.setattr(pretraining, "find_checkpoint", slow)
+    monkeypatch.setattr(starting, "find_checkpoint", slow)
     with pytest.raises(InputError, match=r"one run at a time, another has just been in"):
         run(out)
     assert names(out / "checkpoints") == ["step-00000004"]

@@ -7,6 +7,7 @@ import math
 import pytest
 import tiny
 import torch
+from accelerate.optimizer import AcceleratedOptimizer
 from cl_train import _run as running
 from cl_train._finite import FiniteGuard
 from torch import nn
@@ -263,3 +264,13 @@ def test_a_run_that_stopped_can_go_on_and_skip(tmp_path):
     with pytest.raises(FloatingPointError):
         run(tmp_path, "loss", [5])
     assert run(tmp_path, "loss", [0], on_nonfinite="skip").skipped_steps == 1
+
+
+def test_what_follows_a_step_does_not_follow_one_that_the_scaler_skipped(tmp_path, monkeypatch):
+    """What the scaler of fp16 says, which runs on CUDA only, is played by the optimiser that Accelerate prepares."""
+    skipped = [0, 5]
+    trained = tiny.method()
+    trained.taken = tiny.Counter()
+    monkeypatch.setattr(AcceleratedOptimizer, "step_was_skipped", property(lambda _: trained.calls - 1 in skipped))
+    tiny.run(tmp_path, trained=trained)
+    assert trained.taken.value == tiny.STEPS - len(skipped)

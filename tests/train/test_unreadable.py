@@ -52,10 +52,14 @@ def folder(tmp_path):
     root.mkdir()
     for i in range(IMAGES):
         Image.effect_noise((20, 20), 30 + i).convert("RGB").save(root / f"img{i:02}.png")
-    for name in BAD:
+    cut_off(root, BAD)
+    return root
+
+
+def cut_off(root, names):
+    for name in names:
         path = root / name
         path.write_bytes(path.read_bytes()[:200])
-    return root
 
 
 def noted(out) -> list[str]:
@@ -116,3 +120,16 @@ def test_more_than_allowed_end_it_and_say_how_many(folder, tmp_path):
     with pytest.raises(InputError, match=r"^`max_bad_images` is 0\.05 of all, 2 of ") as found:
         run(folder, tmp_path / "run", max_bad_images=0.05)
     assert re.search(r"they are in \S+bad_images\.txt\.$", str(found.value))
+
+
+def test_too_many_of_them_do_not_hide_a_number_that_is_not_finite(folder, tmp_path):
+    """Both are noticed at the end of the second epoch; the weights before the bad step are saved."""
+    out = tmp_path / "run"
+    method = simclr()
+    method.contrast = Poisoned(at=1)
+    settings = SETTINGS | {"log_every": 100, "checkpoint_every": 100, "max_bad_images": 0.1}
+    run(folder, out, **settings, max_steps=2)
+    cut_off(folder, ["img05.png", "img07.png", "img17.png", "img19.png"])
+    with pytest.raises(FloatingPointError, match="at step 3;"):
+        pretrain(method, FolderDataset(folder, labelled=False), out=out, **settings)
+    assert [path.name for path in sorted((out / "checkpoints").iterdir())][-1].endswith("3")

@@ -134,12 +134,15 @@ def mix_rows(rows: Tensor, index: Tensor, weights: Tensor) -> Tensor:
 
 
 def _nothing_around(images: Tensor, boxes: Boxes) -> tuple[Tensor, Boxes]:
-    """A single image, such as a file's, cut to its box, so that the rest of its pixels need not be converted."""
-    if len(images) != 1 or torch.compiler.is_compiling() or boxes.top.device.type != "cpu":
+    """The images without the rows and columns that no box touches: those need not be converted.
+
+    Only where to look at the boxes is free. It saves a file's image most of its pixels, a batch's few.
+    """
+    if len(images) == 0 or torch.compiler.is_compiling() or boxes.top.device.type != "cpu":
         return images, boxes
-    top, left, height, width = (int(edge) for edge in boxes)
-    start = torch.zeros_like(boxes.top)
-    return images[:, :, top : top + height, left : left + width], boxes._replace(top=start, left=start)
+    top, bottom = int(boxes.top.min()), int((boxes.top + boxes.height).max())
+    left, right = int(boxes.left.min()), int((boxes.left + boxes.width).max())
+    return images[:, :, top:bottom, left:right], boxes._replace(top=boxes.top - top, left=boxes.left - left)
 
 
 def crop_resize(

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Collection, Iterator, Mapping, Set
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -15,19 +15,9 @@ from accelerate.optimizer import AcceleratedOptimizer
 from torch import nn
 from torch.optim import Optimizer
 
-from cl_train._checkpoint import load_checkpoint, peek, read_state, save_checkpoint
-from cl_train._checkpoint_folder import (
-    find_checkpoint,
-    list_checkpoints,
-    origin_of,
-    quarantine,
-    remove_checkpoints,
-)
-from cl_train._config_file import did_you_mean
+from cl_train._checkpoint_folder import find_checkpoint
 from cl_train._datasets import ImageDataset
-from cl_train._errors import InputError
 from cl_train._finite import FiniteGuard, OnNonfinite
-from cl_train._fit import fitting_chunk
 from cl_train._history import History
 from cl_train._interrupt import StopRequest
 from cl_train._lars import LARS, lars_groups
@@ -37,9 +27,10 @@ from cl_train._norms import Statistics, share_statistics
 from cl_train._plan import Plan
 from cl_train._progress import Progress
 from cl_train._run import Run
-from cl_train._run_folder import forget_bad_images, locked, make_run_folder, write_config
+from cl_train._run_folder import locked, make_run_folder
 from cl_train._schedule import scaled_lr, warmup_cosine
 from cl_train._settings import ChunkSize, Settings
+from cl_train._start import Start, check_new, find_start, tidy
 from cl_train._step import Compile, Gradient
 from cl_train._trackers import Tracker, Trackers, check_trackers
 
@@ -209,12 +200,12 @@ def pretrain(
         exists = on_main(accelerator, out.is_dir)
         if exists:
             stack.enter_context(_holding(out, accelerator))
-        start = _find_start(method, plan, optimizer, accelerator, settings, out, resume, may_change, config or {})
+        start = find_start(method, plan, optimizer, accelerator, settings, out, resume, may_change, config or {})
         accelerator.wait_for_everyone()  # until all have read what is about to be tidied up
         if not exists:
             stack.enter_context(_holding(out, accelerator))
-            on_main(accelerator, lambda: _check_new(out))
-        on_main(accelerator, lambda: _tidy(method, optimizer, out, start, accelerator))
+            on_main(accelerator, lambda: check_new(out))
+        on_main(accelerator, lambda: tidy(method, optimizer, out, start, accelerator))
         model, prepared = stack.enter_context(_prepared(method, optimizer, accelerator, settings))
         visible = progress and accelerator.is_main_process
         run = _begin(method, plan, model, prepared, accelerator, settings, out, start, last, trackers, visible=visible)
@@ -239,62 +230,6 @@ def pretrain(
     )
 
 
-@dataclass(frozen=True)
-class _Start:
-    """Where a run begins: a checkpoint or nothing, whose, what it held, the step, and what identifies the run."""
-
-    checkpoint: Path | None
-    origin: str | None
-    state: dict[str, Any]
-    step: int
-    chunk_size: int
-    identity: dict[str, Any]
-
-
-def _find_start(
-    method: Method,
-    plan: Plan,
-    optimizer: Optimizer,
-    accelerator: Accelerator,
-    settings: Settings,
-    out: Path,
-    resume: str | Path,
-    may_change: Collection[str],
-    config: Mapping[str, Any],
-) -> _Start:
-    """Fill the method and its optimiser from the checkpoint that `resume` means, if there is one."""
-    checkpoint = on_main(accelerator, lambda: find_checkpoint(resume, out=out))
-    _check_shared(checkpoint, accelerator)
-    chunk_size = settings.chunk_size
-    if chunk_size == "auto":
-        earlier = None if checkpoint is None else peek(checkpoint)["run"].get("chunk_size")
-        skips = settings.max_bad_images > 0
-        chunk_size = fitting_chunk(method, plan, accelerator, skip_unreadable=skips) if earlier is None else earlier
-    groups = [
-        {name: value for name, value in group.items() if name not in ("params", "lr")}
-        for group in optimizer.param_groups
-    ]
-    identity = dict(config) | plan.identity | settings.identity(chunk_size)
-    identity |= {"mixed_precision": accelerator.mixed_precision}
-    identity |= {"optimizer": type(optimizer).__name__, "optimizer_groups": groups}
-    _check_names(may_change, identity.keys() | (set() if checkpoint is None else peek(checkpoint)["run"].keys()))
-    state: dict[str, Any] = {}
-    if checkpoint is not None:
-        state = read_state(checkpoint, run=identity, may_change=may_change)
-        load_checkpoint(checkpoint, method=method, optimizer=optimizer, accelerator=accelerator)
-    own = checkpoint is None or checkpoint.parent.resolve() == (out / "checkpoints").resolve()
-    origin = state.get("origin") if own else origin_of(resume)
-    return _Start(checkpoint, origin, state, plan.step_of(state), chunk_size or plan.share, identity)
-
-
-def _check_names(may_change: Collection[str], known: Set[str]) -> None:
-    """Raise if a name is none of a setting: it would free nothing."""
-    for name in sorted(set(may_change) - known):
-        raise InputError(
-            f"`may_change` must hold names of settings, {name!r} is none{did_you_mean(name, known) or '.'}"
-        )
-
-
 def _begin(
     method: Method,
     plan: Plan,
@@ -303,7 +238,7 @@ def _begin(
     accelerator: Accelerator,
     settings: Settings,
     out: Path,
-    start: _Start,
+    start: Start,
     last: int,
     trackers: Collection[Tracker],
     *,
@@ -395,28 +330,6 @@ def _holding(out: Path, accelerator: Accelerator) -> Iterator[None]:
         yield
 
 
-def _check_new(out: Path) -> None:
-    """Raise if another run was here between the first look and the lock."""
-    if list_checkpoints(out / "checkpoints"):
-        raise InputError(f"`out` must be the folder of one run at a time, another has just been in {out}.")
-
-
-def _tidy(method: Method, optimizer: Optimizer, out: Path, start: _Start, accelerator: Accelerator) -> None:
-    """Set aside what is damaged, remove what is of steps to come, and say how the run was started."""
-    folder = out / "checkpoints"
-    if start.checkpoint is not None and start.checkpoint.parent.resolve() == folder.resolve():
-        quarantine(folder, newest=start.checkpoint)
-        if start.step != start.state["step"]:
-            # Other batches: steps are counted anew. Saved before the one that was loaded is removed as of a later step.
-            state = start.state | {"step": start.step, "run": start.identity, "meter": {}}
-            save_checkpoint(folder, method, optimizer, accelerator, state)
-    remove_checkpoints(folder, after=start.step if start.checkpoint else -1)
-    forget_bad_images(out, step=start.step)
-    if start.checkpoint is None:
-        (out / "nonfinite.json").unlink(missing_ok=True)
-    write_config(out, run=start.identity, accelerator=accelerator)
-
-
 def _opening(run: Run, settings: Settings) -> str:
     """One line: what runs where, on how many images, with how many negatives."""
     images = run.plan.batch_size // settings.accumulate
@@ -428,15 +341,6 @@ def _opening(run: Run, settings: Settings) -> str:
     if negatives is not None:
         words.append(f"negatives={negatives}")
     return " ".join([*words, f"parameters={parameters / 1e6:.3g}M", f"steps={run.progress.total}"])
-
-
-def _check_shared(checkpoint: Path | None, accelerator: Accelerator) -> None:
-    """Processes that do not see the main one's checkpoint would start from other weights."""
-    seen = checkpoint is None or (checkpoint / "state.json").is_file()
-    seen_by = accelerator.gather(torch.tensor([seen], device=accelerator.device)).tolist()
-    if not all(seen_by):
-        missing = [process for process, sees in enumerate(seen_by) if not sees]
-        raise InputError(f"`out` must be a folder that all processes share, {missing} do not see {checkpoint}.")
 
 
 def _share_buffers(method: Method, accelerator: Accelerator) -> None:

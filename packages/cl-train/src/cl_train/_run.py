@@ -159,6 +159,9 @@ class Run:
 
     def _save(self, *, epoch_ends: bool) -> None:
         self._check()
+        self._write(epoch_ends=epoch_ends)
+
+    def _write(self, *, epoch_ends: bool) -> None:
         state = {
             "step": self.step,
             "epoch": self.step // self.plan.steps_per_epoch if epoch_ends else None,
@@ -185,6 +188,7 @@ class Run:
             self._end_nonfinite()
         if self.max_bad_images > 0:
             self._count_unread()
+            self._check_unread()
 
     def _end_nonfinite(self) -> None:
         """Save what was learnt before the bad step, write down its images, and raise."""
@@ -195,19 +199,23 @@ class Run:
         on_main(self.accelerator, lambda: (self.out / "nonfinite.json").write_text(json.dumps(report) + "\n"))
         self.guard.forget()
         self.unread = [(step, name) for step, name in self.unread if step < self.step]
-        self._save(epoch_ends=self.step > 0 and self.step % self.plan.steps_per_epoch == 0)
+        if self.max_bad_images > 0:
+            self._count_unread()  # and no more: too many of them are not why the run ends
+        self._write(epoch_ends=self.step > 0 and self.step % self.plan.steps_per_epoch == 0)
         raise FloatingPointError(
             f"an embedding, the loss or a gradient is not finite at step {self.step}; weights are those before it, its "
             f"images are in {self.out / 'nonfinite.json'}."
         )
 
     def _count_unread(self) -> None:
-        """Add up over processes the images that could not be read, name them in a file, and compare with the limit."""
+        """Add up over processes the images that could not be read, and name them in a file."""
         found = sorted(gather_object(self.unread))
         self.unread = []
         self.skipped_images += len(found)
         if found:
             on_main(self.accelerator, lambda: note_bad_images(self.out, found))
+
+    def _check_unread(self) -> None:
         # of the epochs begun, as within one they need not come evenly
         per_epoch = self.plan.steps_per_epoch
         limit = self.max_bad_images * -(-self.step // per_epoch) * per_epoch * self.plan.batch_size
