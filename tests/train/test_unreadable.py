@@ -103,6 +103,21 @@ def test_a_run_that_goes_back_forgets_those_of_the_steps_it_takes_again(folder, 
     assert noted(out) == sorted(str(folder / name) for name in BAD * EPOCHS)
 
 
+def test_a_run_that_goes_on_with_other_batches_forgets_none(folder, tmp_path):
+    """A step of before is half a step now; with this seed both are met in step 3 of before."""
+    out = tmp_path / "run"
+    run(folder, out, seed=1, max_bad_images=0.1, max_steps=2 * IMAGES // BATCH)
+    changes = {
+        "seed": 1,
+        "batch_size": 2 * BATCH,
+        "may_change": {"batch_size", "optimizer_groups"},
+        "max_bad_images": 0.1,
+    }
+    for _ in range(2):  # the second goes on from where the first has ended
+        assert run(folder, out, **changes).skipped_images == EPOCHS * len(BAD)
+        assert noted(out) == sorted(str(folder / name) for name in BAD * EPOCHS)
+
+
 def test_those_of_steps_that_a_number_that_is_not_finite_took_back_do_not_count(folder, tmp_path):
     """The step that is not finite is the first of the second epoch; this is noticed at the end of that."""
     out = tmp_path / "run"

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -57,9 +58,10 @@ def readable(dataset: ImageDataset, n: int) -> list[int]:
         InputError: None can be read; it is the first one's.
     """
     spread = [i * (len(dataset) // n) for i in range(n)] if n <= len(dataset) else []
+    tried = set(spread)
     found: list[int] = []
     reason: InputError | None = None
-    for number in [*spread, *(i for i in range(len(dataset)) if i not in set(spread))]:
+    for number in chain(spread, (i for i in range(len(dataset)) if i not in tried)):
         if len(found) == n:
             break
         try:

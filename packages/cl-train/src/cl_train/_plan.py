@@ -15,6 +15,12 @@ from cl_train._loader import Batch, Share, batches, epoch_ids
 from cl_train._method import Method
 
 
+def check_whole(name: str, value: Any) -> None:
+    """Raise unless an argument is a whole number, of Python's or numpy's; True is none."""
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise InputError(f"`{name}` must be a whole number, got {value!r}.")
+
+
 @dataclass(frozen=True)
 class Plan:
     """The batches of a run, and this process's share of each.
@@ -40,9 +46,7 @@ class Plan:
 
     def __post_init__(self) -> None:
         for name in ("epochs", "seed", "batch_size"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, Integral):
-                raise InputError(f"`{name}` must be a whole number, got {value!r}.")
+            check_whole(name, getattr(self, name))
         if self.epochs < 1:
             raise InputError(f"`epochs` must be at least 1, got {self.epochs}.")
         if self.seed < 0:

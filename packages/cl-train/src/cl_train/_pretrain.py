@@ -147,7 +147,8 @@ def pretrain(
             taken back on all of them, and "stop" ends the run with the weights before it, its images written to
             `nonfinite.json`; "skip" counts it and goes on.
         max_bad_images: Share of the images of the epochs begun that may be unreadable, in [0, 1). At 0 the first one
-            ends the run, by name; above, they are left out of their batches, counted, and written to `bad_images.txt`.
+            ends the run, by name; above, they are left out of their batches, counted, and written to `bad_images.txt`
+            with the step.
         trackers: Where each entry of the log is sent too, once, also after a resume, with the settings in
             `config.json`: any of "tensorboard" (files in `out/tensorboard`), "wandb" and "trackio", extras of this
             package.

@@ -216,6 +216,7 @@ class Run:
             on_main(self.accelerator, lambda: note_bad_images(self.out, found))
 
     def _check_unread(self) -> None:
+        """Raise if more images than allowed could not be read."""
         # of the epochs begun, as within one they need not come evenly
         per_epoch = self.plan.steps_per_epoch
         limit = self.max_bad_images * -(-self.step // per_epoch) * per_epoch * self.plan.batch_size

@@ -5,6 +5,7 @@ import os
 import platform
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,7 @@ def write_config(out: Path, *, run: Mapping[str, Any], accelerator: Accelerator)
     (out / "config.json").write_text(json.dumps(text, indent=2, default=str) + "\n")
 
 
+@cache
 def versions() -> dict[str, str]:
     """Of what a run is made by."""
     found = {"python": platform.python_version(), "torch": torch.__version__}
@@ -78,18 +80,26 @@ def versions() -> dict[str, str]:
 def note_bad_images(out: Path, found: Iterable[tuple[int, str]]) -> None:
     """Append to `bad_images.txt`: the step, a tab, and the name, as the system spells it whatever the locale."""
     with (out / _BAD_IMAGES).open("a", encoding="utf-8", errors="surrogateescape") as file:
-        file.writelines(f"{step}\t{name}\n" for step, name in found)
+        file.write(_lines(found))
 
 
-def forget_bad_images(out: Path, *, step: int) -> None:
-    """Drop from `bad_images.txt` what steps from `step` on found, of a run that went on beyond its checkpoint."""
+def forget_bad_images(out: Path, *, step: int, now: int) -> None:
+    """Drop from `bad_images.txt` what steps from `step` on found, of a run that went on beyond its checkpoint.
+
+    Where batches are others than before and `step` is counted as `now`, those that stay are counted as before that.
+    """
     path = out / _BAD_IMAGES
     if not path.exists():
         return
     lines = path.read_text(encoding="utf-8", errors="surrogateescape").split("\n")[:-1]
-    kept = [line for line in lines if int(line.split("\t")[0]) < step]
+    found = [(int(number), name) for number, name in (line.split("\t", 1) for line in lines)]
+    kept = [(min(number, now - 1), name) for number, name in found if number < step]
     partial = path.with_suffix(".partial")
-    partial.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8", errors="surrogateescape")
+    partial.write_text(_lines(kept), encoding="utf-8", errors="surrogateescape")
     partial.replace(path)
     if not kept:
         path.unlink()
+
+
+def _lines(found: Iterable[tuple[int, str]]) -> str:
+    return "".join(f"{step}\t{name}\n" for step, name in found)

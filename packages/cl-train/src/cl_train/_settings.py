@@ -1,14 +1,13 @@
 """The numbers and choices of a run, checked before anything happens."""
 
 from dataclasses import dataclass, fields
-from numbers import Integral
 from typing import Any, Literal, get_args
 
 from cl_train._checkpoint_folder import Saving
 from cl_train._errors import InputError
 from cl_train._finite import OnNonfinite
 from cl_train._norms import Statistics
-from cl_train._plan import Plan
+from cl_train._plan import Plan, check_whole
 from cl_train._step import Compile
 
 ChunkSize = int | Literal["auto"] | None
@@ -44,9 +43,8 @@ class Settings:
         )
         for field in fields(self):
             value = getattr(self, field.name)
-            whole = field.name in least and field.name != "warmup_epochs" and not isinstance(value, str | None)
-            if whole and (isinstance(value, bool) or not isinstance(value, Integral)):
-                raise InputError(f"`{field.name}` must be a whole number, got {value!r}.")
+            if field.name in least and field.name != "warmup_epochs" and not isinstance(value, str | None):
+                check_whole(field.name, value)
             if field.name in least and isinstance(value, int | float) and value < least[field.name]:
                 raise InputError(f"`{field.name}` must be at least {least[field.name]}, got {value}.")
         choices = {"batchnorm": Statistics, "compile": Compile, "on_nonfinite": OnNonfinite}

@@ -53,9 +53,10 @@ def find_start(
     """Fill the method and its optimiser from the checkpoint that `resume` means, if there is one."""
     checkpoint = on_main(accelerator, lambda: find_checkpoint(resume, out=out))
     _check_shared(checkpoint, accelerator)
+    saved: dict[str, Any] = {} if checkpoint is None else peek(checkpoint)["run"]
     chunk_size = settings.chunk_size
     if chunk_size == "auto":
-        earlier = None if checkpoint is None else peek(checkpoint)["run"].get("chunk_size")
+        earlier = saved.get("chunk_size")
         skips = settings.max_bad_images > 0
         chunk_size = fitting_chunk(method, plan, accelerator, skip_unreadable=skips) if earlier is None else earlier
     groups = [
@@ -65,7 +66,7 @@ def find_start(
     identity = dict(config) | plan.identity | settings.identity(chunk_size)
     identity |= {"mixed_precision": accelerator.mixed_precision}
     identity |= {"optimizer": type(optimizer).__name__, "optimizer_groups": groups}
-    _check_names(may_change, identity.keys() | (set() if checkpoint is None else peek(checkpoint)["run"].keys()))
+    _check_names(may_change, identity.keys() | saved.keys())
     state: dict[str, Any] = {}
     if checkpoint is not None:
         state = read_state(checkpoint, run=identity, may_change=may_change)
@@ -99,7 +100,7 @@ def tidy(method: Method, optimizer: Optimizer, out: Path, start: Start, accelera
             state = start.state | {"step": start.step, "run": start.identity, "meter": {}}
             save_checkpoint(folder, method, optimizer, accelerator, state)
     remove_checkpoints(folder, after=start.step if start.checkpoint else -1)
-    forget_bad_images(out, step=start.step)
+    forget_bad_images(out, step=start.state.get("step", 0), now=start.step)
     if start.checkpoint is None:
         (out / "nonfinite.json").unlink(missing_ok=True)
     write_config(out, run=start.identity, accelerator=accelerator)
