@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from cl_train._scores import Scores, check_features, top_hits
+from cl_train._scores import Scores, check_features, count_hits, scores_of
 
 _ROWS = 1024  # test rows at a time, so memory is linear in the training set
 
@@ -38,11 +38,11 @@ def knn_eval(
     if not temperature > 0:
         raise ValueError(f"`temperature` must be positive, got {temperature}.")
     train_x, test_x = functional.normalize(train_x.float(), dim=1), functional.normalize(test_x.float(), dim=1)
-    hits = torch.zeros(2, dtype=torch.int64, device=test_x.device)
+    hits = torch.zeros(3, classes, dtype=torch.int64, device=test_x.device)
     for rows, labels in zip(test_x.split(_ROWS), test_y.split(_ROWS), strict=True):
         similarity, neighbours = (rows @ train_x.T).topk(min(k, len(train_x)), dim=1)
         # relative to the nearest: the same ranking, and no overflow at a small temperature
         weights = torch.exp((similarity - similarity[:, :1]) / temperature)
         votes = torch.zeros(len(rows), classes, device=rows.device)
-        hits += top_hits(votes.scatter_add_(1, train_y[neighbours].long(), weights), labels)
-    return Scores(top1=int(hits[0]) / len(test_y), top5=int(hits[1]) / len(test_y))
+        hits += count_hits(votes.scatter_add_(1, train_y[neighbours].long(), weights), labels)
+    return scores_of(hits)

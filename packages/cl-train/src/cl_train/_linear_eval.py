@@ -16,7 +16,7 @@ from cl_train._launch import make_accelerator
 from cl_train._loader import batches, epoch_ids
 from cl_train._progress import Progress
 from cl_train._schedule import scaled_lr, warmup_cosine
-from cl_train._scores import Scores, top_hits
+from cl_train._scores import Scores, count_hits, scores_of
 
 Transform = Callable[[Tensor, Tensor], Tensor]
 
@@ -187,9 +187,8 @@ def _test(
     """Accuracies over all processes, each on its own part of the test set, no image twice."""
     own = torch.arange(accelerator.process_index, len(test), accelerator.num_processes)
     ids = list(own.split(max(1, batch_size // accelerator.num_processes)))
-    found = torch.zeros(3, dtype=torch.int64, device=accelerator.device)  # hits of both kinds, images
+    found = torch.zeros(3, len(test.classes or []), dtype=torch.int64, device=accelerator.device)
     with torch.no_grad():
         for x, y in features(test, ids, ids, transform):
-            found += torch.cat([top_hits(layer(x), y), found.new_tensor([len(y)])])
-    top1, top5, count = accelerator.reduce(found, reduction="sum").tolist()
-    return Scores(top1=top1 / count, top5=top5 / count)
+            found += count_hits(layer(x), y)
+    return scores_of(accelerator.reduce(found, reduction="sum"))
