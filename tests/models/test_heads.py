@@ -193,3 +193,20 @@ def test_a_head_keeps_its_form_when_batchnorm_is_synchronised():
     hidden, last = (module for module in head.modules() if isinstance(module, nn.SyncBatchNorm))
     assert hidden.bias is not None
     assert last.bias is None
+
+
+@pytest.mark.parametrize("until", [0, 1, 2, 3])
+def test_the_first_layers_are_the_heads_own_and_return_what_until_does(until):
+    torch.manual_seed(0)
+    head, features = ProjectionHead(6, 5, 4, layers=3).eval(), torch.rand(3, 6)
+    first = head.first(until)
+    assert torch.equal(first(features.clone()), head(features, until=until))
+    own = {id(parameter) for parameter in head.parameters()}
+    assert len(list(first.parameters())) == [0, 3, 6, 8][until]
+    assert all(id(parameter) in own for parameter in first.parameters())
+
+
+@pytest.mark.parametrize("until", [-1, 4])
+def test_a_first_layer_that_is_not_there_is_refused(until):
+    with pytest.raises(ValueError, match=f"^`until` must be from 0 to 3, the number of layers, got {until}.$"):
+        ProjectionHead(6, 5, 4, layers=3).first(until)

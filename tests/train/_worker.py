@@ -17,6 +17,7 @@ from pathlib import Path
 from unittest import mock
 
 import _norm_cases
+import _tune_cases
 import torch
 from accelerate.state import AcceleratorState
 from cl_augment import EvalTransform, LinearEvalAugment, SimCLRAugment
@@ -146,6 +147,7 @@ def observe(folder: Path) -> dict:
     seen["batchnorm"] = run(folder / "batchnorm", steps=2, encoder=BatchNormNet())
     seen["own folders"] = run_with_disks_of_their_own(folder)
     seen["norms"] = _norm_cases.observe(folder, processes=make_accelerator("no").num_processes)
+    seen["tuned"] = _tune_cases.observe(folder)
     return seen
 
 

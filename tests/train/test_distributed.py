@@ -198,3 +198,27 @@ def test_whose_statistics_batchnorm_uses_makes_a_difference(seen, alone, world):
     expected = alone["norms"]["whole"]
     for kind in ("local", "synchronised chunks", "parts"):
         assert gap(seen[world][0]["norms"][kind], expected) > 1e-3, kind
+
+
+# Evaluations that train
+
+
+@pytest.mark.parametrize("case", ["fine-tuned", "distilled"])
+@pytest.mark.parametrize("world", WORLDS)
+def test_a_classifier_of_many_processes_is_that_of_one(seen, alone, world, case):
+    for result in seen[world]:
+        assert gap(result["tuned"][case]["weights"], alone["tuned"][case]["weights"]) < 1e-9
+        assert result["tuned"][case]["scores"] == alone["tuned"][case]["scores"]
+
+
+@pytest.mark.parametrize("case", ["fine-tuned", "distilled"])
+def test_the_classifiers_to_compare_are_neither_perfect_nor_hopeless(alone, case):
+    assert 0.1 < alone["tuned"][case]["scores"]["top1"] < 0.9
+    assert alone["tuned"][case]["scores"]["images"] == 301
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_too_many_bad_images_end_an_evaluation_on_all_processes(seen, alone, world):
+    said = {result["tuned"]["bad images"] for result in [*seen[world], alone]}
+    for one in said:
+        assert re.match(r"`max_bad_images` is 0\.05 of all, 3 of 24 could not be read; they are in", one)

@@ -2,6 +2,7 @@
 
 import math
 import re
+import tempfile
 
 import numpy as np
 import pytest
@@ -224,17 +225,68 @@ def test_other_classes_are_refused():
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("epochs", 0), ("batch_size", 0), ("batch_size", -2), ("base_lr", 0.0), ("base_lr", -1.0)]
+    ("name", "value"), [("batch_size", 0), ("batch_size", -2), ("base_lr", 0.0), ("base_lr", -1.0)]
 )
 def test_an_argument_that_is_not_positive_is_refused(name, value):
     with refused(f"`{name}` must be positive, got {value}."):
         judge(**{name: value})
 
 
-@pytest.mark.parametrize("value", [0, -1])
-def test_max_steps_below_one_are_refused_as_by_pretrain(value):
-    with refused(f"`max_steps` must be at least 1, got {value}."):
-        judge(max_steps=value)
+@pytest.mark.parametrize("name", ["max_steps", "epochs"])
+def test_what_pretrain_refuses_is_refused(name):
+    with refused(f"`{name}` must be at least 1, got 0."):
+        judge(**{name: 0})
+
+
+def test_one_class_is_refused():
+    with refused("`train` must have images of at least 2 classes, all are of class 0."):
+        judge(train=ArrayDataset(coloured().images, [0] * 48, classes=["0", "1", "2"]))
+
+
+def test_an_encoder_that_still_trains_is_refused():
+    class Training(MeanColour):
+        def forward(self, images):
+            self.bn.train()
+            return super().forward(images)
+
+    message = "`encoder` must stay as it is in inference mode, bn.running_mean has changed: it still trains."
+    with refused(message):
+        judge(Training())
+
+
+def test_features_of_another_width_than_announced_are_refused():
+    class Wide(MeanColour):
+        feature_dim = 4
+
+    message = "`encoder` must return features of shape (n, 4), as its feature_dim says, got (16, 3)."
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        judge(Wide())
+
+
+# In a folder
+
+
+def test_an_evaluation_goes_on_where_it_was_interrupted(tmp_path):
+    whole = judge(epochs=3, base_lr=0.01)
+    judge(epochs=3, base_lr=0.01, max_steps=5, out=tmp_path)
+    calls, encoder = [], MeanColour()
+    encoder.register_forward_hook(lambda module, inputs, output: calls.append(len(output)))
+    assert judge(encoder, epochs=3, base_lr=0.01, out=tmp_path) == whole
+    assert calls == [16] * 4 + [16, 14]
+
+
+def test_an_evaluation_of_another_encoder_does_not_go_on(tmp_path):
+    judge(epochs=1, out=tmp_path)
+    other = MeanColour()
+    other.scale.data.fill_(3.0)
+    with pytest.raises(InputError, match="is of a run with encoder="):
+        judge(other, epochs=1, out=tmp_path)
+
+
+def test_without_a_folder_nothing_is_left(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    judge(epochs=1)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_refused_evaluation_leaves_the_mode_alone():
@@ -272,5 +324,8 @@ def test_unreadable_images_are_left_out_where_they_are_allowed_and_end_it_otherw
     found = judge(**sets, max_bad_images=0.1)
     assert found.top1 == 1.0  # of 29, if it is one of the test's
     (tmp_path / broken / "0" / "00.png").write_bytes(b"")
-    with refused(f"`max_bad_images` is 0.01 of all, 2 of {len(sets[broken])} could not be read."):
+    counted = (
+        "2 of 48 could not be read; they are in" if broken == "train" else "2 of 30 test images could not be read."
+    )
+    with pytest.raises(InputError, match=f"^`max_bad_images` is 0.01 of all, {counted}"):
         judge(**sets, max_bad_images=0.01)

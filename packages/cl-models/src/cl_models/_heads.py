@@ -64,14 +64,21 @@ class ProjectionHead(nn.Module):
         Raises:
             ValueError: There is no such layer.
         """
+        return self.layers(features) if until is None else self.first(until)(features)
+
+    def first(self, until: int) -> nn.Sequential:
+        """The layers that lead to what `until` returns: not copies, so they are trained with the head.
+
+        Args:
+            until: From 0 (none) to the number of layers.
+
+        Raises:
+            ValueError: There is no such layer.
+        """
         depth = len(self.dims) - 1
-        if until is None:
-            until = depth
         if not 0 <= until <= depth:
             raise ValueError(f"`until` must be from 0 to {depth}, the number of layers, got {until}.")
-        for module in list(self.layers)[: 3 * until]:  # Linear, BatchNorm, ReLU; the last has no third
-            features = module(features)
-        return features
+        return self.layers[: 3 * until]  # Linear, BatchNorm, ReLU; the last has no third
 
 
 class BYOLHead(nn.Module):

@@ -1,12 +1,15 @@
 """The loop of contrastive learning, and what judges its result."""
 
+from cl_train._classifier import Classifier as Classifier
 from cl_train._datasets import ArrayDataset as ArrayDataset
 from cl_train._datasets import ImageDataset as ImageDataset
 from cl_train._datasets import readable as readable
+from cl_train._distill import distill as distill
 from cl_train._errors import InputError as InputError
 from cl_train._features import extract_features as extract_features
 from cl_train._few_label import FewLabelScores as FewLabelScores
 from cl_train._few_label import few_label_eval as few_label_eval
+from cl_train._fine_tune import fine_tune as fine_tune
 from cl_train._flags import flag as flag
 from cl_train._flags import parse_flags as parse_flags
 from cl_train._folder import FolderDataset as FolderDataset
@@ -29,12 +32,14 @@ from cl_train._plots import plot_history as plot_history
 from cl_train._plots import plot_views as plot_views
 from cl_train._pretrain import PretrainResult as PretrainResult
 from cl_train._pretrain import pretrain as pretrain
+from cl_train._protocol import Tuned as Tuned
 from cl_train._schedule import scaled_lr as scaled_lr
 from cl_train._schedule import warmup_cosine as warmup_cosine
 from cl_train._scores import Scores as Scores
 from cl_train._script import run_script as run_script
 from cl_train._script import values_from_flags as values_from_flags
 from cl_train._simclr import SimCLR as SimCLR
+from cl_train._subset import Subset as Subset
 from cl_train._wrapped import WrappedDataset as WrappedDataset
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"

@@ -67,7 +67,7 @@ def batches(
         device: Where the batches go.
         host: Leave images on the host for `Batch.to` to move, so that they need not fit on the device together.
         skip_unreadable: Leave out images that cannot be read, and name them in `Batch.skipped`.
-        least: Images that a batch must keep then, >= 1.
+        least: Images that a batch must keep then, >= 0.
         timeout: Seconds without a sign of life after which a worker is taken to hang, > 0.
 
     Yields:

@@ -1,0 +1,169 @@
+"""Distillation: a network learns from another one's answers, on images that need no labels."""
+
+import math
+from pathlib import Path
+from typing import Unpack
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from cl_train._classifier import Classifier
+from cl_train._datasets import ImageDataset, readable
+from cl_train._distilled import Distilled
+from cl_train._errors import InputError
+from cl_train._fine_tune import check_network
+from cl_train._frozen import fingerprint
+from cl_train._labelled import Labels, labelled
+from cl_train._lars import LARS, lars_groups
+from cl_train._protocol import (
+    Loop,
+    Transform,
+    Tuned,
+    accelerator_of,
+    batch_of,
+    inference,
+    train_and_test,
+)
+
+
+def distill(
+    student: Classifier,
+    train: ImageDataset,
+    test: ImageDataset,
+    *,
+    teacher: nn.Module,
+    transform: Transform,
+    test_transform: Transform,
+    temperature: float = 1.0,
+    labels: Labels = None,
+    label_weight: float = 0.0,
+    epochs: int = 400,
+    batch_size: int = 4096,
+    optimizer: Optimizer | None = None,
+    seed: int = 0,
+    out: str | Path | None = None,
+    **loop: Unpack[Loop],
+) -> Tuned:
+    r"""Train a classifier to answer as another one does, and test it: SimCLR v2's third stage.
+
+    With $w$ the `label_weight`, $d$ `distillation_loss` over all images and $c$ the mean cross entropy of those with
+    labels, the loss is $(1 - w)\, d + w\, c$. Both networks see the same views. Defaults are the paper's: the schedule
+    and batch of pretraining (400 epochs, batch 4096, LARS with learning rate $0.1 \sqrt{\text{batch}}$ and weight decay
+    1e-4, warm-up for a twentieth of the epochs), crop and flip, no labels (arXiv:2006.10029, sections 2 and 3). It
+    distils into a network like the teacher at `temperature` 0.1 first, then into smaller ones at 1.0.
+
+    Args:
+        student: Trained in place; its weights must be equal on all processes.
+        train: Images; labels are used where `label_weight` > 0 only.
+        test: Labelled images.
+        teacher: views -> logits, one for each of the student's classes: such as what `fine_tune` trained. It is
+            in inference mode, and checksums prove that it stays as it was.
+        transform: `(images, keys) -> views` for training, such as `cl_augment.LinearEvalAugment`.
+        test_transform: Likewise for the test, such as `cl_augment.EvalTransform`.
+        temperature: tau > 0.
+        labels: Which images of `train` have labels, as in `fine_tune`; with the same seed, the same ones.
+        label_weight: w in [0, 1).
+        epochs: Passes over the images, >= 1.
+        batch_size: Images per step over all processes; at most all images are taken.
+        optimizer: Made from the parameters of `student`; None: the LARS above.
+        seed: Seed of the draw of labels, of the order of the images and of their views.
+        out: Folder of the run, to go on from after an interruption; None: a temporary one, kept only where the run
+            fails.
+        loop: Any other keyword of `pretrain`, such as `workers`, `chunk_size`, `accelerator`.
+
+    Returns:
+        The student, its accuracies and what was logged.
+
+    Raises:
+        InputError: The networks' classes are not those of the images, labels are missing, the teacher has changed or is
+            not the one that the run in `out` was begun with, or an argument is out of its range.
+        Interrupted: As `pretrain`.
+        FloatingPointError: As `pretrain`.
+    """
+    _check(student, test, temperature=temperature, label_weight=label_weight)
+    accelerator = accelerator_of(loop)
+    images, share = train, 1.0
+    if label_weight > 0:
+        images = WithLabels(train, labelled(train, labels, seed=seed))
+        share = images.share
+    batch_size = batch_of(batch_size, images, accelerator)
+    if optimizer is None:
+        optimizer = LARS(lars_groups(student, weight_decay=1e-4), 0.1 * math.sqrt(batch_size))
+    loop.setdefault("title", "distill")
+    loop.setdefault("warmup_epochs", epochs / 20)
+    method = Distilled(
+        student, transform, teacher=teacher, temperature=temperature, label_weight=label_weight, labelled=share
+    )
+    identity = {"task": "distill", "student": fingerprint(student), "teacher": fingerprint(teacher)}
+    with inference(teacher, accelerator):
+        _check_teacher(teacher, student, test_transform, test, accelerator.device)
+        return train_and_test(
+            method,
+            student,
+            images,
+            test,
+            test_transform=test_transform,
+            epochs=epochs,
+            batch_size=batch_size,
+            optimizer=optimizer,
+            seed=seed,
+            out=out,
+            identity=identity | {"temperature": temperature, "label_weight": label_weight, "labelled": share},
+            loop=loop,
+        )
+
+
+class WithLabels(ImageDataset):
+    """A data set of which some images keep their labels; the others have -1.
+
+    Args:
+        dataset: Labelled images.
+        ids: Numbers of those that keep theirs.
+
+    Attributes:
+        share: Of the images, how many have a label, in (0, 1].
+    """
+
+    def __init__(self, dataset: ImageDataset, ids: Tensor) -> None:
+        if dataset.labels is None:
+            raise InputError("`train` must have labels where `label_weight` is above 0.")
+        self.dataset, self.images, self.classes = dataset, dataset.images, dataset.classes
+        self.labels = torch.full_like(dataset.labels, -1)
+        self.labels[ids] = dataset.labels[ids]
+        self.share = len(ids) / len(dataset)
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.dataset)
+
+    def read(self, index: int) -> Tensor:
+        """Image `index`, (c, h, w)."""
+        return self.dataset.read(index)
+
+    def name(self, index: int) -> str:
+        """What the data set calls it."""
+        return self.dataset.name(index)
+
+
+def _check(student: Classifier, test: ImageDataset, *, temperature: float, label_weight: float) -> None:
+    if test.labels is None:
+        raise InputError("`test` must have labels.")
+    check_network(student, len(test.classes or []), name="student")
+    if not temperature > 0:
+        raise InputError(f"`temperature` must be positive, got {temperature}.")
+    if not 0 <= label_weight < 1:
+        raise InputError(f"`label_weight` must be in [0, 1), got {label_weight}.")
+
+
+@torch.no_grad()
+def _check_teacher(
+    teacher: nn.Module, student: Classifier, transform: Transform, test: ImageDataset, device: torch.device
+) -> None:
+    """Raise unless the teacher answers with one number for each class."""
+    view = transform(test.read(readable(test, 1)[0])[None].to(device), torch.zeros(1, dtype=torch.int64, device=device))
+    shape = tuple(teacher(view).shape)
+    if shape != (1, student.classes):
+        raise InputError(
+            f"`teacher` must return logits of shape (n, {student.classes}) like `student`, got {shape} for one image."
+        )
