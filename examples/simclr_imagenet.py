@@ -25,7 +25,8 @@ import copy
 import difflib
 import json
 import sys
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Collection
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -105,7 +106,8 @@ class Config:
     temperature: float = flag(0.1, "temperature of NT-Xent (Table 5)")
     strength: float = flag(1.0, "strength of the colour jitter (App. A)")
     blur: bool = flag(True, "whether views are blurred (App. A)")
-    lr: float = flag(0.3, "learning rate of LARS, times batch / 256 (section 2.3)")
+    lr: float = flag(0.3, "learning rate of LARS, times what --lr-rule says (section 2.3)")
+    lr_rule: Literal["linear", "sqrt"] = flag("linear", "batch / 256, or the square root of the batch (App. B.1)")
     weight_decay: float = flag(1e-6, "of all but BatchNorm, biases and the probe (section 2.3)")
     warmup_epochs: float = flag(10.0, "epochs of linear warm-up before the cosine (section 2.3)")
     eval_epochs: int = flag(90, "epochs of linear evaluation (App. B.6)")
@@ -143,6 +145,18 @@ CIFAR10 = replace(  # README of google-research/simclr: about 91 %; the stem as 
 DIGITS = replace(  # ours: the CIFAR recipe in small, for two CPU cores
     CIFAR10, preset="digits", epochs=90, batch_size=256, image_size=16, width=0.25, warmup_epochs=5.0,
 )  # fmt: skip
+
+
+def config_of(run: str | Path) -> Config:
+    """The settings of a run of this script, from its folder."""
+    file = Path(run) / "config.json"
+    if not file.is_file():
+        raise InputError(f"`--run` must be the folder of a run of simclr_imagenet.py, there is no {file}.")
+    saved = json.loads(file.read_text(encoding="utf-8"))["run"]
+    missing = [field.name for field in fields(Config) if field.name not in saved]
+    if missing:
+        raise InputError(f"`--run` must be the folder of a run of simclr_imagenet.py, {file} lacks {missing[0]}.")
+    return Config(**{field.name: saved[field.name] for field in fields(Config)})
 
 
 def load(config: Config, accelerator: Accelerator) -> tuple[ImageDataset, ImageDataset]:
@@ -200,6 +214,58 @@ def make_timm(name: str, *, channels: int, image_size: int) -> nn.Module:
     return as_encoder(network, head=None, image_size=image_size, in_channels=channels)
 
 
+def make_method(config: Config, train: ImageDataset) -> tuple[SimCLR, LARS]:
+    """Network, head, views and loss, and the optimiser of all of them."""
+    image = train.read(readable(train, 1)[0])
+    encoder = make_encoder(config, channels=image.shape[0])
+    augment = make_augment(config)
+    width: int = encoder.feature_dim  # type: ignore[assignment]
+    projector = ProjectionHead(width, width, config.projection_dim, layers=config.projection_layers)
+    loss = NTXentLoss(temperature=config.temperature)
+    augment(image[None])  # refuses, for instance, images of two channels
+    method = SimCLR(encoder, projector, augment, loss, num_classes=len(train.classes or []))
+    rate = scaled_lr(config.lr, config.batch_size, rule=config.lr_rule)
+    return method, LARS(lars_groups(method), rate, weight_decay=config.weight_decay)
+
+
+def learn(
+    config: Config,
+    method: SimCLR,
+    optimizer: LARS,
+    train: ImageDataset,
+    accelerator: Accelerator,
+    *,
+    may_change: Collection[str] = (),
+) -> PretrainResult:
+    """Pretrain, or go on with it."""
+    return pretrain(
+        method,
+        train,
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+        out=config.out or f"runs/{config.preset}",
+        chunk_size=config.chunk_size,
+        accumulate=config.accumulate,
+        batchnorm=config.batchnorm,
+        optimizer=optimizer,
+        warmup_epochs=config.warmup_epochs,
+        seed=config.seed,
+        resume=config.resume,
+        may_change=MAY_CHANGE | set(config.may_change) | set(may_change),
+        workers=config.workers,
+        compile=config.compile,
+        max_steps=config.max_steps,
+        checkpoint_every=config.checkpoint_every,
+        keep_every=config.keep_every,
+        keep_best=config.keep_best,
+        on_nonfinite=config.on_nonfinite,
+        max_bad_images=config.max_bad_images,
+        trackers=config.trackers,
+        config=asdict(config),
+        accelerator=accelerator,
+    )
+
+
 def main() -> None:
     """Pretrain, then judge."""
     config = parse_flags(
@@ -216,42 +282,9 @@ def main() -> None:
         for name in ("eval_epochs", "eval_batch_size", "eval_lr"):
             if not getattr(config, name) > 0:
                 raise InputError(f"`{name}` must be positive, got {getattr(config, name)}.")
-        image = train.read(readable(train, 1)[0])
-        encoder = make_encoder(config, channels=image.shape[0])
-        augment = make_augment(config)
-        width: int = encoder.feature_dim  # type: ignore[assignment]
-        projector = ProjectionHead(width, width, config.projection_dim, layers=config.projection_layers)
-        loss = NTXentLoss(temperature=config.temperature)
-        augment(image[None])  # refuses, for instance, images of two channels
-        method = SimCLR(encoder, projector, augment, loss, num_classes=len(train.classes or []))
-        optimizer = LARS(lars_groups(method), scaled_lr(config.lr, config.batch_size), weight_decay=config.weight_decay)
-    untrained = copy.deepcopy(encoder)
-    result = pretrain(
-        method,
-        train,
-        epochs=config.epochs,
-        batch_size=config.batch_size,
-        out=config.out or f"runs/{config.preset}",
-        chunk_size=config.chunk_size,
-        accumulate=config.accumulate,
-        batchnorm=config.batchnorm,
-        optimizer=optimizer,
-        warmup_epochs=config.warmup_epochs,
-        seed=config.seed,
-        resume=config.resume,
-        may_change=MAY_CHANGE | set(config.may_change),
-        workers=config.workers,
-        compile=config.compile,
-        max_steps=config.max_steps,
-        checkpoint_every=config.checkpoint_every,
-        keep_every=config.keep_every,
-        keep_best=config.keep_best,
-        on_nonfinite=config.on_nonfinite,
-        max_bad_images=config.max_bad_images,
-        trackers=config.trackers,
-        config=asdict(config),
-        accelerator=accelerator,
-    )
+        method, optimizer = make_method(config, train)
+    encoder, untrained = method.encoder, copy.deepcopy(method.encoder)
+    result = learn(config, method, optimizer, train, accelerator)
     accelerator.print(f"pretrained: step {result.steps}, {result.seconds:.0f} s in this run")
     if accelerator.is_main_process:
         save_encoder(
@@ -262,6 +295,7 @@ def main() -> None:
             normalisation="none",
             metadata={"steps": str(result.steps)},
         )
+        save_encoder(method.projector, result.out / "projector.safetensors")
         draw(method, train, result, config.image_size)
 
     judge = few_label_table if config.preset == "digits" else linear_table

@@ -69,7 +69,7 @@ def observe(folder: Path) -> dict:
     settings = {"epochs": 2, "batch_size": 12, "workers": 0, "progress": False, "accelerator": make("no")} | TRANSFORMS
     tuned, taught = network(1), network(2)
     train, test = images(42, seed=0), images(301, seed=1)
-    sgd = [torch.optim.SGD(each.parameters(), 0.5, momentum=0.9) for each in (tuned, taught)]
-    first = fine_tune(tuned, train, test, labels=0.6, optimizer=sgd[0], **settings)
-    second = distill(taught, train, test, teacher=network(3), labels=4, label_weight=0.4, optimizer=sgd[1], **settings)
+    settings["optimizer"] = lambda network, batch: torch.optim.SGD(network.parameters(), 0.5, momentum=0.9)
+    first = fine_tune(tuned, train, test, labels=0.6, **settings)
+    second = distill(taught, train, test, teacher=network(3), labels=4, label_weight=0.4, **settings)
     return {"fine-tuned": taken_home(first), "distilled": taken_home(second), "bad images": with_bad_images(folder)}

@@ -59,8 +59,7 @@ class Same(nn.Module):
 def teach(student=None, train=None, test=None, *, teacher=None, **changes):
     student = Classifier(Net(), 3) if student is None else student
     settings = {"epochs": 20, "batch_size": 16, "workers": 0, "progress": False} | TRANSFORMS | changes
-    if "optimizer" not in changes:
-        settings["optimizer"] = torch.optim.SGD(student.parameters(), 0.5, momentum=0.9)
+    settings.setdefault("optimizer", lambda network, batch: torch.optim.SGD(network.parameters(), 0.5, momentum=0.9))
     test = test or coloured(30, seed=1)
     return distill(student, train or coloured(), test, teacher=teacher or Teacher(), **settings)
 

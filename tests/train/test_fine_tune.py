@@ -52,8 +52,8 @@ def tune(network=None, train=None, test=None, **changes):
     return fine_tune(network, train or coloured(), test or coloured(30, seed=1), **settings)
 
 
-def sgd(network, lr=0.5):
-    return torch.optim.SGD(network.parameters(), lr, momentum=0.9, nesterov=True)
+def sgd(network, batch):
+    return torch.optim.SGD(network.parameters(), 0.5, momentum=0.9, nesterov=True)
 
 
 def refused(message: str):
@@ -62,7 +62,7 @@ def refused(message: str):
 
 def test_a_separable_task_is_solved():
     network = Classifier(Net(), 3)
-    found = tune(network, optimizer=sgd(network))
+    found = tune(network, optimizer=sgd)
     assert found.scores.top1 == 1.0
     assert found.network is network
     assert found.run.history[-1]["top1"] > 0.9
@@ -135,6 +135,17 @@ def test_another_network_does_not_go_on(tmp_path):
 def test_a_network_of_other_classes_is_refused():
     with refused("`network` must have the 3 classes of the images, it has 4."):
         tune(Classifier(Net(), 4))
+
+
+def test_the_optimiser_is_told_the_batch_that_is_taken():
+    told = []
+
+    def noted(network, batch):
+        told.append(batch)
+        return sgd(network, batch)
+
+    tune(labels=2, epochs=1, batch_size=4096, optimizer=noted)
+    assert told == [6]
 
 
 def test_labels_of_one_class_only_are_refused():

@@ -18,6 +18,7 @@ from cl_train._labelled import Labels, labelled
 from cl_train._lars import LARS, lars_groups
 from cl_train._protocol import (
     Loop,
+    MakeOptimizer,
     Transform,
     Tuned,
     accelerator_of,
@@ -40,7 +41,7 @@ def distill(
     label_weight: float = 0.0,
     epochs: int = 400,
     batch_size: int = 4096,
-    optimizer: Optimizer | None = None,
+    optimizer: MakeOptimizer | None = None,
     seed: int = 0,
     out: str | Path | None = None,
     **loop: Unpack[Loop],
@@ -66,7 +67,7 @@ def distill(
         label_weight: w in [0, 1).
         epochs: Passes over the images, >= 1.
         batch_size: Images per step over all processes; at most all images are taken.
-        optimizer: Made from the parameters of `student`; None: the LARS above.
+        optimizer: `(student, images per step) -> optimizer`, called when these are known; None: the LARS above.
         seed: Seed of the draw of labels, of the order of the images and of their views.
         out: Folder of the run, to go on from after an interruption; None: a temporary one, kept only where the run
             fails.
@@ -88,8 +89,6 @@ def distill(
         images = WithLabels(train, labelled(train, labels, seed=seed))
         share = images.share
     batch_size = batch_of(batch_size, images, accelerator)
-    if optimizer is None:
-        optimizer = LARS(lars_groups(student, weight_decay=1e-4), 0.1 * math.sqrt(batch_size))
     loop.setdefault("title", "distill")
     loop.setdefault("warmup_epochs", epochs / 20)
     method = Distilled(
@@ -106,12 +105,16 @@ def distill(
             test_transform=test_transform,
             epochs=epochs,
             batch_size=batch_size,
-            optimizer=optimizer,
+            optimizer=(optimizer or _lars)(student, batch_size),
             seed=seed,
             out=out,
             identity=identity | {"temperature": temperature, "label_weight": label_weight, "labelled": share},
             loop=loop,
         )
+
+
+def _lars(student: nn.Module, batch_size: int) -> Optimizer:
+    return LARS(lars_groups(student, weight_decay=1e-4), 0.1 * math.sqrt(batch_size))
 
 
 class WithLabels(ImageDataset):

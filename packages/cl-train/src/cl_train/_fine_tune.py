@@ -4,6 +4,7 @@ import math
 from pathlib import Path
 from typing import Unpack
 
+from torch import nn
 from torch.optim import Optimizer
 
 from cl_train._classifier import Classifier
@@ -14,6 +15,7 @@ from cl_train._labelled import Labels, labelled
 from cl_train._lars import LARS, lars_groups
 from cl_train._protocol import (
     Loop,
+    MakeOptimizer,
     Transform,
     Tuned,
     accelerator_of,
@@ -35,7 +37,7 @@ def fine_tune(
     labels: Labels = None,
     epochs: int = 60,
     batch_size: int = 1024,
-    optimizer: Optimizer | None = None,
+    optimizer: MakeOptimizer | None = None,
     seed: int = 0,
     out: str | Path | None = None,
     **loop: Unpack[Loop],
@@ -45,11 +47,12 @@ def fine_tune(
     Defaults are SimCLR v2's for 1 % of ImageNet: 60 epochs, batch 1024, LARS with learning rate
     $0.005 \sqrt{\text{batch}}$ falling along a cosine, no warm-up, no decay, crop and flip, `Classifier(encoder,
     classes, projector=projector)` from the first layer of the head; for 10 % and more: 30 epochs (arXiv:2006.10029,
-    section 3, and the authors' README). SimCLR's first paper took the encoder alone, batch 4096 and
+    section 3, and the authors' README). SimCLR's first paper took the encoder alone, batch 4096, 60 epochs on 1 % and
+    30 on 10 %, and as `optimizer`
 
-        SGD(network.parameters(), scaled_lr(0.05, 4096), momentum=0.9, nesterov=True)
+        lambda network, batch: SGD(network.parameters(), scaled_lr(0.05, batch), momentum=0.9, nesterov=True)
 
-    for 60 epochs on 1 %, 30 on 10 % (arXiv:2002.05709, App. B.5). The same call with a network that was not pretrained
+    (arXiv:2002.05709, App. B.5). The same call with a network that was not pretrained
     is the comparison that such a number needs.
 
     Args:
@@ -63,7 +66,7 @@ def fine_tune(
             path); those with these numbers (a tensor); None: all. Where it is left to chance, `seed` decides.
         epochs: Passes over these images, >= 1.
         batch_size: Images per step over all processes; at most all images are taken.
-        optimizer: Made from the parameters of `network`; None: the LARS above.
+        optimizer: `(network, images per step) -> optimizer`, called when these are known; None: the LARS above.
         seed: Seed of the draw of labels, of the order of the images and of their views.
         out: Folder of the run, to go on from after an interruption; None: a temporary one, kept only where the run
             fails.
@@ -83,8 +86,6 @@ def fine_tune(
     images = Subset(train, labelled(train, labels, seed=seed))
     check_classes(images, test)
     batch_size = batch_of(batch_size, images, accelerator)
-    if optimizer is None:
-        optimizer = LARS(lars_groups(network, weight_decay=0.0), 0.005 * math.sqrt(batch_size))
     loop.setdefault("title", "fine-tune")
     loop.setdefault("warmup_epochs", 0.0)
     return train_and_test(
@@ -95,12 +96,16 @@ def fine_tune(
         test_transform=test_transform,
         epochs=epochs,
         batch_size=batch_size,
-        optimizer=optimizer,
+        optimizer=(optimizer or _lars)(network, batch_size),
         seed=seed,
         out=out,
         identity={"task": "fine_tune", "network": fingerprint(network)},
         loop=loop,
     )
+
+
+def _lars(network: nn.Module, batch_size: int) -> Optimizer:
+    return LARS(lars_groups(network, weight_decay=0.0), 0.005 * math.sqrt(batch_size))
 
 
 def check_network(network: Classifier, classes: int, *, name: str) -> None:

@@ -30,6 +30,7 @@ from cl_train._supervised import OneView
 from cl_train._trackers import Tracker
 
 Transform = Callable[[Tensor, Tensor], Tensor]
+MakeOptimizer = Callable[[nn.Module, int], Optimizer]
 
 
 class Loop(TypedDict, total=False):
