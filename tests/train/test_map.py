@@ -60,6 +60,14 @@ def test_another_seed_draws_other_points(tmp_path):
     assert not np.array_equal(pixels(tmp_path / "0.png"), pixels(tmp_path / "1.png"))
 
 
+def test_no_more_points_are_drawn_than_asked_for(tmp_path):
+    features, _ = groups()
+    for points in (3, 60):
+        plot_map(features, tmp_path / f"{points}.png", method="pca", points=points)
+    few, all_of_them = (len(where(pixels(tmp_path / f"{points}.png"), INDIGO)) for points in (3, 60))
+    assert 0 < few < all_of_them / 5
+
+
 def test_points_of_a_plane_are_drawn_as_they_lie(tmp_path):
     """Principal components turn the plane and nothing else: distances in the picture are those of the unit vectors."""
     angles = torch.tensor([0.0, 0.3, 1.1])
@@ -86,6 +94,16 @@ def test_up_to_20_classes_have_a_legend(tmp_path, names, legend):
     plot_map(features, tmp_path / "m.png", labels=labels, classes=["name"] * names, method="pca")
     right = pixels(tmp_path / "m.png")[:, -50:-12]  # within a name, or between the points and the frame
     assert bool((right.max(-1) < 60).any()) == legend
+
+
+def test_the_legend_names_the_classes_that_are_drawn(tmp_path):
+    features, _ = groups()
+    for file, classes in {"a": ["one", "two"], "b": ["other", "two"], "c": ["one", "too"]}.items():
+        labels = torch.ones(60, dtype=torch.int64)
+        plot_map(features, tmp_path / f"{file}.png", labels=labels, classes=classes, method="pca")
+    a, b, c = (pixels(tmp_path / f"{file}.png") for file in "abc")
+    assert np.array_equal(a, b)
+    assert not np.array_equal(a, c)
 
 
 def test_names_of_classes_are_drawn_as_they_are(tmp_path):
