@@ -55,6 +55,7 @@ from cl_models import (
 )
 from cl_train import (
     LARS,
+    ArrayDataset,
     ImageDataset,
     InputError,
     PretrainResult,
@@ -70,6 +71,8 @@ from cl_train import (
     make_accelerator,
     parse_flags,
     plot_history,
+    plot_map,
+    plot_neighbours,
     plot_views,
     pretrain,
     readable,
@@ -296,7 +299,7 @@ def main() -> None:
             metadata={"steps": str(result.steps)},
         )
         save_encoder(method.projector, result.out / "projector.safetensors")
-        draw(method, train, result, config.image_size)
+        draw(method, train, test, result, config.image_size)
 
     judge = few_label_table if config.preset == "digits" else linear_table
     encoders = {"randomly initialised encoder": untrained} if config.baseline else {}
@@ -361,8 +364,8 @@ def linear_table(
     return table
 
 
-def draw(method: SimCLR, train: ImageDataset, result: PretrainResult, size: int) -> None:
-    """Pictures of the run: pairs of views as the network sees them, and the curves."""
+def draw(method: SimCLR, train: ImageDataset, test: ImageDataset, result: PretrainResult, size: int) -> None:
+    """Pictures of the run: pairs of views as the network sees them, the curves, what the features take for alike."""
     shown = torch.tensor(readable(train, min(10, len(train))))
     keys = method.keys(shown, seed=0, epoch=0)
     images = [train.read(i)[None] for i in shown.tolist()]
@@ -371,6 +374,12 @@ def draw(method: SimCLR, train: ImageDataset, result: PretrainResult, size: int)
     plot_views(whole, torch.cat([a for a, _ in pairs]), torch.cat([b for _, b in pairs]), result.out / "views.png")
     if result.history:
         plot_history(result.history, result.out / "curves.png", chance=1 / len(train.classes or [1]))
+    if test.images is not None and test.labels is not None:
+        some = torch.randperm(len(test), generator=torch.Generator().manual_seed(0))[:2000]
+        looked_at = ArrayDataset(test.images[some], test.labels[some], classes=test.classes)
+        features, labels = extract_features(method.encoder, looked_at, transform=EvalTransform(size))
+        plot_neighbours(features, looked_at, result.out / "neighbours.png")
+        plot_map(features, result.out / "map.png", labels=labels, classes=looked_at.classes)
 
 
 if __name__ == "__main__":

@@ -3,19 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from cl_train import plot_history, plot_views
-from PIL import Image
+from _pixels import pixels, shows
+from cl_train import InputError, plot_history, plot_views
 
-
-def pixels(path) -> np.ndarray:
-    with Image.open(path) as picture:
-        assert picture.format == "PNG"
-        return np.array(picture.convert("RGB")).astype(int)
-
-
-def shows(picture: np.ndarray, colour: tuple[int, int, int]) -> bool:
-    """Whether a colour is there, in more than a few stray pixels."""
-    return (np.abs(picture - np.array(colour)).max(-1) <= 2).sum() > 100
+BLUE, GREEN, RED, PURPLE = (0, 114, 178), (0, 158, 115), (213, 94, 0), (204, 121, 167)
 
 
 def plain(colour: tuple[float, float, float], n=3, size=4) -> torch.Tensor:
@@ -66,21 +57,55 @@ def test_views_of_one_image_can_be_drawn(tmp_path):
 @pytest.mark.parametrize("probe", [True, False])
 def test_a_history_is_drawn(tmp_path, probe):
     plot_history(history(probe=probe), tmp_path / "h.png")
-    assert shows(pixels(tmp_path / "h.png"), (31, 119, 180))  # the blue of the loss
+    assert shows(pixels(tmp_path / "h.png"), BLUE)
 
 
 def test_a_history_with_a_probe_has_a_second_curve(tmp_path):
     plot_history(history(), tmp_path / "with.png")
     plot_history(history(probe=False), tmp_path / "without.png")
-    green = (44, 160, 44)
-    assert shows(pixels(tmp_path / "with.png"), green)
-    assert not shows(pixels(tmp_path / "without.png"), green)
+    assert shows(pixels(tmp_path / "with.png"), GREEN)
+    assert not shows(pixels(tmp_path / "without.png"), GREEN)
 
 
 def test_the_accuracy_of_guessing_is_drawn_when_given(tmp_path):
     plot_history(history(), tmp_path / "with.png", chance=0.5)
     plot_history(history(), tmp_path / "without.png")
     assert not np.array_equal(pixels(tmp_path / "with.png"), pixels(tmp_path / "without.png"))
+
+
+def test_the_contrasts_accuracy_is_drawn_beside_the_probes_when_it_was_logged(tmp_path):
+    plot_history([entry | {"contrast_top1": 0.3} for entry in history()], tmp_path / "both.png")
+    plot_history(history(), tmp_path / "probe.png")
+    assert shows(pixels(tmp_path / "both.png"), GREEN)
+    assert shows(pixels(tmp_path / "both.png"), RED)
+    assert not shows(pixels(tmp_path / "probe.png"), RED)
+
+
+def test_the_accuracy_of_training_with_labels_is_drawn(tmp_path):
+    plot_history(history(probe=False), tmp_path / "without.png")
+    plot_history([entry | {"top1": 0.3} for entry in history(probe=False)], tmp_path / "with.png")
+    assert pixels(tmp_path / "with.png").shape[1] > 1.5 * pixels(tmp_path / "without.png").shape[1]
+
+
+def test_there_is_a_panel_of_the_rank_only_when_it_was_logged(tmp_path):
+    plot_history(history(), tmp_path / "without.png")
+    plot_history([*history(4), history()[-1] | {"effective_rank": 7.0}], tmp_path / "with.png")
+    assert pixels(tmp_path / "with.png").shape[1] > 1.3 * pixels(tmp_path / "without.png").shape[1]
+    assert (np.abs(pixels(tmp_path / "with.png") - np.array(PURPLE)).max(-1) <= 2).sum() > 10  # one point
+    assert not shows(pixels(tmp_path / "without.png"), PURPLE)
+
+
+def test_a_curve_passes_by_entries_that_lack_it(tmp_path):
+    whole = [entry | {"effective_rank": float(entry["step"])} for entry in history()]
+    plot_history(whole, tmp_path / "whole.png")
+    gaps = [entry for entry in whole if entry["step"] in (1, 5)]
+    plot_history([gaps[0], *history()[1:4], gaps[1]], tmp_path / "gaps.png")
+    assert shows(pixels(tmp_path / "gaps.png"), PURPLE)  # a line between the two, which are on the same one
+
+
+def test_a_history_without_entries_cannot_be_drawn(tmp_path):
+    with pytest.raises(InputError, match=r"^`history` must have at least one entry, got none\.$"):
+        plot_history([], tmp_path / "h.png")
 
 
 def test_a_history_of_one_entry_can_be_drawn(tmp_path):

@@ -78,7 +78,8 @@ def test_without_arguments_the_digits_are_learnt_and_judged(script, tmp_path, ca
     for row in ("raw pixels", "randomly initialised encoder", "SimCLR encoder"):
         assert f"| {row} | 0." in printed
     out = tmp_path / "runs" / "digits"
-    for name in ("metrics.jsonl", "config.json", "encoder.safetensors", "views.png", "curves.png", "results.json"):
+    pictures = ("views.png", "curves.png", "neighbours.png", "map.png")
+    for name in ("metrics.jsonl", "config.json", "encoder.safetensors", "results.json", *pictures):
         assert (out / name).stat().st_size > 0, name
     assert json.loads((out / "results.json").read_text())["raw pixels"]["all labels"] == pytest.approx(0.978, abs=0.005)
 

@@ -7,6 +7,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cl_train._errors import InputError
+
+# Of Okabe and Ito: told apart by colour-blind readers.
+_BLUE, _GREEN, _RED, _PURPLE = "#0072B2", "#009E73", "#D55E00", "#CC79A7"
+
+# What the log calls accuracies: label, colour, dashes.
+_ACCURACIES = {
+    "probe_top1": ("online probe, on views", _GREEN, "-"),
+    "contrast_top1": ("own second view among others", _RED, "--"),
+    "top1": ("class, on training views", _BLUE, "-"),
+}
+
 
 def plot_views(images: Tensor, view_a: Tensor, view_b: Tensor, path: str | Path) -> None:
     """Write a picture with one column per image: the image, and its two views below it.
@@ -33,27 +45,54 @@ def plot_views(images: Tensor, view_a: Tensor, view_b: Tensor, path: str | Path)
 
 
 def plot_history(history: Sequence[dict[str, Any]], path: str | Path, *, chance: float | None = None) -> None:
-    """Write a picture of the loss, and of the online probe's accuracy if it was logged, over the epochs.
+    """Write a picture of the log over the epochs, with a panel for each: loss, accuracies, effective rank.
+
+    The panel of accuracies shows "probe_top1", "contrast_top1" and "top1", that of the rank "effective_rank"; what no
+    entry holds is left out, and a curve passes by the entries that lack it.
 
     Args:
-        history: Entries as in `PretrainResult.history`, at least one.
+        history: Entries as in `PretrainResult.history`, at least one, each with "epoch" and "loss".
         path: PNG file to write.
-        chance: Accuracy of guessing, drawn as a line, in [0, 1].
+        chance: Accuracy of guessing the class, drawn as a line, in [0, 1].
+
+    Raises:
+        InputError: There is no entry.
+        OSError: The file cannot be written.
     """
     from matplotlib.figure import Figure
 
-    with_probe = "probe_top1" in history[0]
-    figure = Figure(figsize=(9 if with_probe else 5, 3.2), layout="constrained")
-    axes = figure.subplots(1, 2 if with_probe else 1, squeeze=False)[0]
-    epochs = [entry["epoch"] for entry in history]
-    axes[0].plot(epochs, [entry["loss"] for entry in history], color="tab:blue")
-    axes[0].set(xlabel="epoch", ylabel="loss (nats)", title="contrastive loss")
-    if with_probe:
-        axes[1].plot(epochs, [100 * entry["probe_top1"] for entry in history], color="tab:green")
-        if chance is not None:
-            axes[1].axhline(100 * chance, color="grey", linestyle=":", label="guessing")
-            axes[1].legend(loc="lower right")
-        axes[1].set(xlabel="epoch", ylabel="top-1 on training views (%)", title="online linear probe", ylim=(0, 100))
-    for axis in axes:
+    if not history:
+        raise InputError("`history` must have at least one entry, got none.")
+    logged = {name for entry in history for name in entry}
+    accuracies = [name for name in _ACCURACIES if name in logged]
+    panels = ["loss", *["accuracy"] * bool(accuracies), *["effective rank"] * ("effective_rank" in logged)]
+    figure = Figure(figsize=(0.6 + 4.2 * len(panels), 3.2), layout="constrained")
+    for axis, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        axis.set_title(panel, fontsize=12)
+        axis.set_xlabel("epoch")
         axis.grid(alpha=0.3)
+        axis.spines[["top", "right"]].set_visible(False)
+        if panel == "loss":
+            _curve(axis, history, "loss", color=_BLUE)
+        elif panel == "accuracy":
+            _draw_accuracies(axis, history, accuracies, chance)
+        else:
+            _curve(axis, history, "effective_rank", color=_PURPLE)
+            axis.set(ylabel="dimensions in use", ylim=(0, None))
     figure.savefig(path, dpi=150)
+
+
+def _draw_accuracies(axis: Any, history: Sequence[dict[str, Any]], names: list[str], chance: float | None) -> None:
+    for name in names:
+        label, colour, dashes = _ACCURACIES[name]
+        _curve(axis, history, name, scale=100, label=label, color=colour, linestyle=dashes)
+    if chance is not None:
+        axis.axhline(100 * chance, color="grey", linestyle=":", label="guessing the class")
+    axis.set(ylabel="top-1 (%)", ylim=(0, 103))
+    axis.legend(loc="best", fontsize=9)
+
+
+def _curve(axis: Any, history: Sequence[dict[str, Any]], name: str, *, scale: float = 1, **style: Any) -> None:
+    found = [(entry["epoch"], scale * entry[name]) for entry in history if name in entry]
+    # a few points are seen as such; one alone makes no line
+    axis.plot(*zip(*found, strict=True), marker="o" if len(found) <= 20 else None, markersize=3.5, **style)
