@@ -55,11 +55,11 @@ from cl_models import (
 )
 from cl_train import (
     LARS,
-    ArrayDataset,
     ImageDataset,
     InputError,
     PretrainResult,
     SimCLR,
+    Subset,
     extract_features,
     few_label_eval,
     flag,
@@ -374,12 +374,10 @@ def draw(method: SimCLR, train: ImageDataset, test: ImageDataset, result: Pretra
     plot_views(whole, torch.cat([a for a, _ in pairs]), torch.cat([b for _, b in pairs]), result.out / "views.png")
     if result.history:
         plot_history(result.history, result.out / "curves.png", chance=1 / len(train.classes or [1]))
-    if test.images is not None and test.labels is not None:
-        some = torch.randperm(len(test), generator=torch.Generator().manual_seed(0))[:2000]
-        looked_at = ArrayDataset(test.images[some], test.labels[some], classes=test.classes)
-        features, labels = extract_features(method.encoder, looked_at, transform=EvalTransform(size))
-        plot_neighbours(features, looked_at, result.out / "neighbours.png")
-        plot_map(features, result.out / "map.png", labels=labels, classes=looked_at.classes)
+    looked_at = Subset(test, readable(test, min(2000, len(test))))
+    features, labels = extract_features(method.encoder, looked_at, transform=EvalTransform(size))
+    plot_neighbours(features, looked_at, result.out / "neighbours.png")
+    plot_map(features, result.out / "map.png", labels=labels, classes=looked_at.classes)
 
 
 if __name__ == "__main__":

@@ -154,7 +154,7 @@ class Stages:
             "transform": test_transform if config.preset == "digits" else LinearEvalAugment(config.image_size),
             "test_transform": test_transform,
             "seed": config.seed,
-            "out": self.out / f"{Path(word).name} {name}",
+            "out": self.out / f"{Path(word).name}-{name.replace(', ', '-').replace(' ', '-')}",
             "chunk_size": config.chunk_size,
             "workers": config.workers,
             "max_steps": config.max_steps,
@@ -179,16 +179,16 @@ def main() -> None:
     table: dict[str, dict[str, float]] = {}
     for word in config.labels:
         teacher = stages.tune(stages.network(trained=True), word, "fine-tuned")
-        student = stages.distil(stages.network(width=config.student_width), teacher.network, word, "distilled")
+        student = stages.distil(stages.network(width=config.student_width), teacher.network, word, "student, distilled")
         found = {"pretrained, fine-tuned": teacher, "student, distilled": student}
         if config.scratch:
             found["from scratch"] = stages.tune(stages.network(), word, "from scratch")
             small = stages.network(width=config.student_width)
-            found["student, from scratch"] = stages.tune(small, word, "student from scratch")
+            found["student, from scratch"] = stages.tune(small, word, "student, from scratch")
         table[word] = {name: each.scores.top1 for name, each in found.items()}
         if accelerator.is_main_process:
-            for name, each in found.items():
-                save_encoder(each.network, stages.out / f"{Path(word).name} {name}.safetensors")
+            for each in found.values():
+                save_encoder(each.network, each.run.out / "classifier.safetensors")
     if accelerator.is_main_process:
         (stages.out / "results.json").write_text(json.dumps(table, indent=2) + "\n")
         names = list(next(iter(table.values())))

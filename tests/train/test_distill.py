@@ -128,6 +128,26 @@ def test_it_goes_on_where_it_was_interrupted(tmp_path):
         assert torch.equal(a, b)
 
 
+def test_chunks_teach_what_the_whole_batch_does():
+    class Plain(nn.Module):
+        feature_dim = 12
+
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.layer = nn.Linear(12, 12)
+
+        def forward(self, images):
+            return self.layer(functional.adaptive_avg_pool2d(images, 2).flatten(1)).tanh()
+
+    found = [
+        teach(Classifier(Plain(), 3), epochs=1, label_weight=0.5, labels=4, **chunks).network.state_dict()
+        for chunks in ({}, {"chunk_size": 4})
+    ]
+    for whole, parts in zip(*(each.values() for each in found), strict=True):
+        torch.testing.assert_close(parts, whole)
+
+
 def test_with_another_teacher_it_does_not_go_on(tmp_path):
     teach(epochs=1, out=tmp_path)
     with pytest.raises(InputError, match="is of a run with teacher="):
