@@ -22,7 +22,10 @@ from cl_train._launch import describe as describe
 from cl_train._launch import make_accelerator as make_accelerator
 from cl_train._launch import use_all_cores as use_all_cores
 from cl_train._linear_eval import linear_eval as linear_eval
+from cl_train._linear_probe import ProbeScores as ProbeScores
 from cl_train._linear_probe import linear_probe as linear_probe
+from cl_train._logistic_eval import LogisticScores as LogisticScores
+from cl_train._logistic_eval import logistic_eval as logistic_eval
 from cl_train._method import Method as Method
 from cl_train._parquet import ParquetDataset as ParquetDataset
 from cl_train._plots import plot_history as plot_history
