@@ -42,7 +42,9 @@ def timed(run: Callable[[], float]) -> tuple[float, float]:
     """Seconds that a run takes, and the top-1 it returns."""
     begin = time.perf_counter()
     top1 = run()
-    return time.perf_counter() - begin, top1
+    seconds = time.perf_counter() - begin
+    print(f"{seconds:.1f} s, top-1 {top1:.4f}", flush=True)  # before its peer is done, which may take minutes
+    return seconds, top1
 
 
 def neighbours(data: Features) -> float:
