@@ -325,10 +325,7 @@ def few_label_table(
         judged[name] = [extract_features(encoder, data, transform=transform) for data in (train, test)]
     columns = {"1 label per class": 1, "5 labels per class": 5, "all labels": None}
     return {
-        name: {
-            column: few_label_eval(*train_xy, *test_xy, labels_per_class=labels).top1
-            for column, labels in columns.items()
-        }
+        name: {column: few_label_eval(*train_xy, *test_xy, labels=labels).top1 for column, labels in columns.items()}
         for name, (train_xy, test_xy) in judged.items()
     }
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 from cl_train import _knn as knn
-from cl_train import few_label_eval, knn_eval, linear_probe, load_digits
+from cl_train import few_label_eval, knn_eval, linear_probe, load_digits, logistic_eval
+from sklearn.neighbors import KNeighborsClassifier
 
 
 def pixels(part: int, n=None) -> tuple[torch.Tensor, torch.Tensor]:
@@ -37,6 +38,18 @@ def test_knn_equals_the_slow_one_on_the_pixels_of_digits(k, temperature):
     arguments = (*pixels(0), *pixels(1, 200))
     top1, _ = slow_knn(*arguments, k=k, temperature=temperature)
     assert knn_eval(*arguments, k=k, temperature=temperature).top1 == top1
+
+
+@pytest.mark.parametrize(("k", "temperature"), [(5, 0.1), (200, 0.07)])
+def test_knn_equals_sklearns_neighbours_with_these_weights(k, temperature):
+    (train_x, train_y), (test_x, test_y) = pixels(0), pixels(1)
+    peer = KNeighborsClassifier(
+        k, metric="cosine", algorithm="brute", weights=lambda distance: np.exp((1 - distance) / temperature)
+    )
+    peer.fit(train_x.double().numpy(), train_y.numpy())
+    votes = peer.predict_proba(test_x.double().numpy())
+    found = knn_eval(train_x, train_y, test_x, test_y, k=k, temperature=temperature)
+    assert found.top1 == (votes.argmax(1) == test_y.numpy()).mean()
 
 
 def test_top5_equals_the_slow_one_where_all_classes_have_votes():
@@ -110,10 +123,10 @@ def blobs() -> dict[str, torch.Tensor]:
 
 
 def judge_by_few(train_x, train_y, test_x, test_y):
-    return few_label_eval(train_x, train_y, test_x, test_y, labels_per_class=1, draws=1)
+    return few_label_eval(train_x, train_y, test_x, test_y, labels=1, draws=1)
 
 
-@pytest.mark.parametrize("judge", [knn_eval, linear_probe, judge_by_few])
+@pytest.mark.parametrize("judge", [knn_eval, linear_probe, logistic_eval, judge_by_few])
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -135,8 +148,24 @@ def judge_by_few(train_x, train_y, test_x, test_y):
         ({"train_y": torch.zeros(6)}, "`train_y` must hold classes, integers from 0."),
         ({"train_y": torch.arange(6) - 1}, "`train_y` must hold classes, integers from 0."),
         ({"test_y": torch.tensor([0, 7, 2, 5, 0, 7])}, "`test_y` holds classes that `train_y` has not: [5, 7]."),
+        ({"train_y": torch.full((6,), 2)}, "`train_y` must hold at least two classes, it holds only 2."),
+        ({"train_y": None}, "`train_y` must hold the class of each image, got None: the data set has no labels."),
+        ({"test_y": None}, "`test_y` must hold the class of each image, got None: the data set has no labels."),
     ],
-    ids=["3d", "lengths", "empty", "nan", "inf", "widths", "float labels", "negative labels", "unknown classes"],
+    ids=[
+        "3d",
+        "lengths",
+        "empty",
+        "nan",
+        "inf",
+        "widths",
+        "float labels",
+        "negative labels",
+        "unknown classes",
+        "one class",
+        "no train labels",
+        "no test labels",
+    ],
 )
 def test_features_and_labels_that_do_not_fit_are_refused(judge, changes, message):
     with refused(message):

@@ -25,7 +25,10 @@ from cl_train._launch import describe as describe
 from cl_train._launch import make_accelerator as make_accelerator
 from cl_train._launch import use_all_cores as use_all_cores
 from cl_train._linear_eval import linear_eval as linear_eval
+from cl_train._linear_probe import ProbeScores as ProbeScores
 from cl_train._linear_probe import linear_probe as linear_probe
+from cl_train._logistic_eval import LogisticScores as LogisticScores
+from cl_train._logistic_eval import logistic_eval as logistic_eval
 from cl_train._map import plot_map as plot_map
 from cl_train._method import Method as Method
 from cl_train._neighbours import plot_neighbours as plot_neighbours

@@ -2,11 +2,12 @@
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from cl_train._errors import InputError
+from cl_train._few_labels import few_labels
 from cl_train._logistic import fit_logistic
 from cl_train._scores import Scores, check_features, scores
 
@@ -32,23 +33,25 @@ def few_label_eval(
     test_x: Tensor,
     test_y: Tensor,
     *,
-    labels_per_class: int | None,
+    labels: int | float | Tensor | None,
     draws: int = 10,
     C: float = 100.0,  # noqa: N803
     normalize: bool = True,
 ) -> FewLabelScores:
     """Accuracy of a logistic regression that sees the labels of a few training images of each class.
 
-    Draw k takes `labels_per_class` images of each class by `numpy.random.default_rng(k)`, class by class without
-    replacement, so other features can be judged on the same images.
+    Draw k takes the images of each class by `numpy.random.default_rng(k)`, class by class without replacement, so other
+    features can be judged on the same images.
 
     Args:
         train_x: Features, (n, d).
         train_y: Classes from 0, integers, (n,).
         test_x: Features, (m, d).
         test_y: Classes, (m,).
-        labels_per_class: Labelled images of each class, >= 1; None: all images, one draw.
-        draws: Draws to average over, >= 1.
+        labels: Which training images have labels. An int: so many of each class, >= 1. A float in (0, 1): that share
+            of all, spread over the classes evenly; which classes get one more than others is drawn. A tensor: the rows
+            with these numbers, one draw; a class without any is never predicted. None: all, one draw.
+        draws: Draws to average over, >= 1, where they are drawn.
         C: Inverse strength of the L2 regularisation, as scikit-learn's, > 0.
         normalize: Whether to scale features to unit length.
 
@@ -56,35 +59,38 @@ def few_label_eval(
         Mean accuracies, and those of each draw.
 
     Raises:
-        ValueError: Features and labels do not fit, an argument is out of its range, or a class has too few images.
+        InputError: Features and labels do not fit, an argument is out of its range, or a class has too few images.
     """
     classes = check_features(train_x, train_y, test_x, test_y)
-    for name, value in {"labels_per_class": labels_per_class, "draws": draws, "C": C}.items():
-        if value is not None and value <= 0:
-            raise ValueError(f"`{name}` must be positive, got {value}.")
+    for name, value in {"draws": draws, "C": C}.items():
+        if value <= 0:
+            raise InputError(f"`{name}` must be positive, got {value}.")
     if normalize:
         train_x, test_x = functional.normalize(train_x, dim=1), functional.normalize(test_x, dim=1)
     train_y, found = train_y.long(), []
-    for draw in range(1 if labels_per_class is None else draws):
-        chosen = _choose(train_y, labels_per_class, draw=draw)
-        weight, bias = fit_logistic(train_x[chosen], train_y[chosen], classes=classes, C=C)
+    for chosen in _drawn(train_y, labels, draws):
+        weight, bias = fit_logistic(train_x[chosen], train_y[chosen], classes=classes, penalty=1 / C)
         found.append(scores(test_x.double() @ weight.T + bias, test_y))
     return FewLabelScores(
         top1=sum(s.top1 for s in found) / len(found), top5=sum(s.top5 for s in found) / len(found), draws=found
     )
 
 
-def _choose(labels: Tensor, per_class: int | None, *, draw: int) -> Tensor:
-    if per_class is None:
-        return torch.arange(len(labels))
-    random = np.random.default_rng(draw)
-    chosen = []
-    for label in labels.unique().tolist():
-        members = np.flatnonzero(labels.cpu().numpy() == label)
-        if len(members) < per_class:
-            raise ValueError(
-                f"`labels_per_class` must be at most the images of each class, {len(members)} in class {label}, got "
-                f"{per_class}."
-            )
-        chosen.append(random.choice(members, per_class, replace=False))
-    return torch.from_numpy(np.concatenate(chosen))
+def _drawn(train_y: Tensor, labels: int | float | Tensor | None, draws: int) -> list[Tensor]:
+    """Numbers of the labelled rows of each draw."""
+    if labels is None:
+        return [torch.arange(len(train_y))]
+    if not isinstance(labels, Tensor):
+        return [few_labels(train_y, labels, seed=draw) for draw in range(draws)]
+    listed = labels.long()
+    if (
+        labels.ndim != 1
+        or labels.dtype in (torch.bool, torch.float32, torch.float64)
+        or len(listed.unique()) < len(listed)
+    ):
+        raise InputError("`labels` must be numbers of rows, integers of shape (k,), none of them twice.")
+    if len(listed) == 0 or int(listed.min()) < 0 or int(listed.max()) >= len(train_y):
+        raise InputError(f"`labels` must be numbers of rows, one or more from 0 to {len(train_y) - 1}.")
+    if len(train_y[listed].unique()) == 1:
+        raise InputError(f"`labels` must be rows of at least two classes, all are of {int(train_y[listed[0]])}.")
+    return [listed]

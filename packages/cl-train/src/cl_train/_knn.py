@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from cl_train._errors import InputError
 from cl_train._scores import Scores, check_features, count_hits, scores_of
 
 _ROWS = 1024  # test rows at a time, so memory is linear in the training set
@@ -30,13 +31,13 @@ def knn_eval(
         Accuracies. Classes that no neighbour has are ranked last.
 
     Raises:
-        ValueError: Features and labels do not fit, or an argument is out of its range.
+        InputError: Features and labels do not fit, or an argument is out of its range.
     """
     classes = check_features(train_x, train_y, test_x, test_y)
     if k < 1:
-        raise ValueError(f"`k` must be at least 1, got {k}.")
+        raise InputError(f"`k` must be at least 1, got {k}.")
     if not temperature > 0:
-        raise ValueError(f"`temperature` must be positive, got {temperature}.")
+        raise InputError(f"`temperature` must be positive, got {temperature}.")
     train_x, test_x = functional.normalize(train_x.float(), dim=1), functional.normalize(test_x.float(), dim=1)
     hits = torch.zeros(3, classes, dtype=torch.int64, device=test_x.device)
     for rows, labels in zip(test_x.split(_ROWS), test_y.split(_ROWS), strict=True):

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from cl_train._errors import InputError
+
 
 @dataclass(frozen=True)
 class Scores:
@@ -63,25 +65,40 @@ def scores_of(hits: Tensor) -> Scores:
     return Scores(top1=top1 / rows, top5=top5 / rows, mean_per_class=float(shares.mean()), images=rows)
 
 
-def check_features(train_x: Tensor, train_y: Tensor, test_x: Tensor, test_y: Tensor) -> int:
+def check_features(
+    train_x: Tensor, train_y: Tensor | None, test_x: Tensor, test_y: Tensor | None, *, name: str = "test"
+) -> int:
     """Number of classes, after checking that features and labels belong together.
 
     Raises:
-        ValueError: Shapes do not fit, features are not finite, or a test label does not occur in training.
+        InputError: There are no labels, shapes do not fit, features are not finite, training has one class only, or a
+            test label does not occur in training. `name` is what errors call the test.
     """
-    for name, x, y in (("train", train_x, train_y), ("test", test_x, test_y)):
-        if x.ndim != 2 or y.shape != x.shape[:1] or len(x) == 0:
-            raise ValueError(
-                f"`{name}_x` and `{name}_y` must have shapes (n, d) and (n,) with n >= 1, got {tuple(x.shape)} and "
-                f"{tuple(y.shape)}."
-            )
-        if not bool(torch.isfinite(x).all()):
-            raise ValueError(f"`{name}_x` must be finite, it holds NaN or infinity.")
+    for part, x, y in (("train", train_x, train_y), (name, test_x, test_y)):
+        _check_part(part, x, y)
+    assert train_y is not None and test_y is not None  # noqa: PT018
     if train_x.shape[1] != test_x.shape[1]:
-        raise ValueError(f"`train_x` and `test_x` must be equally wide, got {train_x.shape[1]} and {test_x.shape[1]}.")
+        raise InputError(
+            f"`train_x` and `{name}_x` must be equally wide, got {train_x.shape[1]} and {test_x.shape[1]}."
+        )
     if train_y.is_floating_point() or int(train_y.min()) < 0:
-        raise ValueError("`train_y` must hold classes, integers from 0.")
-    unknown = set(test_y.tolist()) - set(train_y.tolist())
+        raise InputError("`train_y` must hold classes, integers from 0.")
+    known = set(train_y.tolist())
+    if len(known) == 1:
+        raise InputError(f"`train_y` must hold at least two classes, it holds only {known.pop()}.")
+    unknown = set(test_y.tolist()) - known
     if unknown:
-        raise ValueError(f"`test_y` holds classes that `train_y` has not: {sorted(unknown)}.")
-    return int(train_y.max()) + 1
+        raise InputError(f"`{name}_y` holds classes that `train_y` has not: {sorted(unknown)}.")
+    return max(known) + 1
+
+
+def _check_part(name: str, x: Tensor, y: Tensor | None) -> None:
+    if y is None:
+        raise InputError(f"`{name}_y` must hold the class of each image, got None: the data set has no labels.")
+    if x.ndim != 2 or y.shape != x.shape[:1] or len(x) == 0:
+        raise InputError(
+            f"`{name}_x` and `{name}_y` must have shapes (n, d) and (n,) with n >= 1, got {tuple(x.shape)} and "
+            f"{tuple(y.shape)}."
+        )
+    if not bool(torch.isfinite(x).all()):
+        raise InputError(f"`{name}_x` must be finite, it holds NaN or infinity.")
