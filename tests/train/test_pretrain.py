@@ -353,6 +353,11 @@ def test_without_a_terminal_progress_is_a_line_at_the_end(tmp_path, capsys):
     )
 
 
+def test_the_title_is_what_the_progress_calls_the_run(tmp_path, capsys):
+    pretrain(simclr(), data(), out=tmp_path, max_steps=1, title="SupCon", **SETTINGS | {"progress": True})
+    assert capsys.readouterr().err.splitlines()[-1].startswith("SupCon: step 1/1, ")
+
+
 def test_without_progress_nothing_is_printed(tmp_path, capsys):
     pretrain(simclr(), data(), out=tmp_path, max_steps=2, **SETTINGS)
     assert capsys.readouterr() == ("", "")

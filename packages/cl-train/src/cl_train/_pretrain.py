@@ -91,6 +91,7 @@ def pretrain(
     config: Mapping[str, Any] | None = None,
     accelerator: Accelerator | None = None,
     progress: bool = True,
+    title: str = "pretrain",
 ) -> PretrainResult:
     """Train a method on images, on one process or on as many as the launcher started.
 
@@ -156,6 +157,7 @@ def pretrain(
             in `may_change`.
         accelerator: By default `make_accelerator(mixed_precision)`.
         progress: Whether the main process shows a progress bar.
+        title: What the progress bar calls the run.
 
     Returns:
         The trained encoder and what was logged.
@@ -209,7 +211,20 @@ def pretrain(
         on_main(accelerator, lambda: tidy(method, optimizer, out, start, accelerator))
         model, prepared = stack.enter_context(_prepared(method, optimizer, accelerator, settings))
         visible = progress and accelerator.is_main_process
-        run = _begin(method, plan, model, prepared, accelerator, settings, out, start, last, trackers, visible=visible)
+        run = _begin(
+            method,
+            plan,
+            model,
+            prepared,
+            accelerator,
+            settings,
+            out,
+            start,
+            last,
+            trackers,
+            visible=visible,
+            title=title,
+        )
         began = time.monotonic()
         try:
             run.train(last, workers=workers)
@@ -244,6 +259,7 @@ def _begin(
     trackers: Collection[Tracker],
     *,
     visible: bool,
+    title: str,
 ) -> Run:
     """The run, ready for its next step."""
     history = History(out / "metrics.jsonl", step=start.step, per_epoch=plan.steps_per_epoch)
@@ -281,7 +297,7 @@ def _begin(
             step=start.step,
             entries=history.entries,
         ),
-        progress=Progress(total=last, done=start.step, title="pretrain", visible=visible),
+        progress=Progress(total=last, done=start.step, title=title, visible=visible),
         accelerator=accelerator,
         out=out,
         saving=settings.saving,
