@@ -13,6 +13,7 @@ _LEAST_RANK = 0.05
 _LEAST_ALIGNMENT = 1e-3
 _LEAST_DOUBT = 0.1
 _LEAST_CHOICE = 1e-3
+_GROWTH = 1.2  # from one look to the next: on its way out
 _MOST_LOSS_GAP = 1e-4
 _MOST_TWINS = 0.05
 
@@ -32,35 +33,39 @@ class Finding:
     remedy: str
 
 
-def judge(figures: Mapping[str, float], *, images: int, width: int) -> list[Finding]:
-    """What the figures of one look show, the worst first; those that are missing show nothing.
+def judge(figures: Mapping[str, float], before: Mapping[str, float], *, images: int, width: int) -> list[Finding]:
+    """What the figures of one look show; those that are missing show nothing.
 
     Args:
         figures: By name, as `contrast_figures` gives them.
+        before: Those of the look before, empty at the first.
         images: Images that the loss saw, over all processes, >= 2.
         width: Dimensions of the projections, >= 1.
     """
     found: list[Finding | None] = []
-    if "spread" in figures:
-        found.append(complete_collapse(figures["spread"]))
-    if found == [] or found[0] is None:  # a point has no dimensions to count, and its views are the same as all others
-        if "effective_rank" in figures:
-            found.append(dimensional_collapse(figures["effective_rank"], images=images, width=width))
-        if "alignment" in figures:
-            found.append(identical_views(figures["alignment"]))
-        if "entropy" in figures and "accuracy" in figures:
-            found.append(temperature_too_low(figures["entropy"], figures["accuracy"]))
-            found.append(temperature_too_high(figures["entropy"], figures["accuracy"], images=images))
+    spread = figures.get("spread", 1.0)
+    if spread < _LEAST_SPREAD:  # a point has no dimensions to count, and its views are as alike as all rows are
+        found.append(complete_collapse(spread, before=before.get("spread")))
+        return [finding for finding in found if finding is not None]
+    if "effective_rank" in figures:
+        rank = figures["effective_rank"]
+        found.append(dimensional_collapse(rank, before=before.get("effective_rank"), images=images, width=width))
+    if "alignment" in figures:
+        found.append(identical_views(figures["alignment"]))
+    if "entropy" in figures and "accuracy" in figures:
+        found.append(temperature_too_low(figures["entropy"], figures["accuracy"]))
+        found.append(temperature_too_high(figures["entropy"], figures["accuracy"], images=images))
     return [finding for finding in found if finding is not None]
 
 
-def complete_collapse(spread: float) -> Finding | None:
-    """All projections point in one direction.
+def complete_collapse(spread: float, *, before: float | None) -> Finding | None:
+    """All projections point in one direction, and do not leave it.
 
     Args:
         spread: Standard deviation of unit rows in units of 1 / sqrt(d): 1 spread evenly, 0 all equal.
+        before: That of the look before, None at the first, when nothing is said: a network may begin almost collapsed.
     """
-    if not spread < _LEAST_SPREAD:
+    if not spread < _LEAST_SPREAD or _grows(spread, before):
         return None
     return Finding(
         "complete collapse",
@@ -69,17 +74,18 @@ def complete_collapse(spread: float) -> Finding | None:
     )
 
 
-def dimensional_collapse(effective_rank: float, *, images: int, width: int) -> Finding | None:
-    """Projections fill only a few of their dimensions.
+def dimensional_collapse(effective_rank: float, *, before: float | None, images: int, width: int) -> Finding | None:
+    """Projections fill only a few of their dimensions, and do not spread to more.
 
     Args:
         effective_rank: 1 to min(d, 2n).
+        before: That of the look before, None at the first, when nothing is said.
         images: n.
         width: d.
     """
     most = min(width, 2 * images)
     least = _LEAST_RANK * most
-    if not effective_rank < least:
+    if not effective_rank < least or _grows(effective_rank, before):
         return None
     return Finding(
         "dimensional collapse",
@@ -174,3 +180,7 @@ def duplicated_images(share: float) -> Finding | None:
         f"{share:.0%} of the images have an exact twin in the data set (healthy: below {_MOST_TWINS:.0%})",
         "remove the duplicates, each is contrasted with itself",
     )
+
+
+def _grows(figure: float, before: float | None) -> bool:
+    return before is None or figure > _GROWTH * before

@@ -83,8 +83,9 @@ class Watch:
 
         def verdict() -> tuple[list[Finding], set[str]]:
             looks = [entry for entry in history if figures.keys() <= entry.keys()] if figures else []
-            before = judge(looks[-1], images=self.images, width=width) if looks else []
-            return judge(figures, images=self.images, width=width), {finding.name for finding in before}
+            earlier, before = ([{}, {}, *looks])[-2:]
+            lately = judge(before, earlier, images=self.images, width=width)
+            return judge(figures, before, images=self.images, width=width), {finding.name for finding in lately}
 
         # the main one's verdict is that of all: where machines differ, so may a last bit
         found, before = on_main(self.accelerator, verdict)
