@@ -77,8 +77,8 @@ def test_an_alignment_below_a_thousandth_is_identical_views():
 
 def test_a_softmax_far_surer_than_right_has_too_low_a_temperature():
     doubt = 2 * math.log(2) * 0.5  # what it has at least whose doubt is its share of errors
-    assert temperature_too_low(0.11 * doubt, 0.5) is None
-    assert temperature_too_low(0.09 * doubt, 0.5).name == "temperature too low"
+    assert temperature_too_low(0.21 * doubt, 0.5) is None
+    assert temperature_too_low(0.19 * doubt, 0.5).name == "temperature too low"
 
 
 def test_a_softmax_that_is_sure_and_right_is_well():

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 _LEAST_SPREAD = 0.1
 _LEAST_RANK = 0.05
 _LEAST_ALIGNMENT = 1e-3
-_LEAST_DOUBT = 0.1
+_LEAST_DOUBT = 0.2
 _LEAST_CHOICE = 1e-3
 _GROWTH = 1.2  # from one look to the next: on its way out
 _MOST_LOSS_GAP = 1e-4
