@@ -14,7 +14,8 @@ _LEAST_ALIGNMENT = 1e-3
 _LEAST_DOUBT = 0.2
 _LEAST_CHOICE = 1e-3
 _GROWTH = 1.2  # from one look to the next: on its way out
-_MOST_LOSS_GAP = 1e-4
+_FIRST_STEPS = 100  # networks without normalisation before their end begin with a spread of 0.01
+_MOST_LOSS_GAP = 1e-5  # float32 has 1e-7; projections that are nearly equal leave no more than 1e-4
 _MOST_TWINS = 0.05
 
 
@@ -37,13 +38,15 @@ def judge(figures: Mapping[str, float], before: Mapping[str, float], *, images: 
     """What the figures of one look show; those that are missing show nothing.
 
     Args:
-        figures: By name, as `contrast_figures` gives them.
+        figures: By name, as `contrast_figures` gives them, and the "step", as the log has it.
         before: Those of the look before, empty at the first.
         images: Images that the loss saw, over all processes, >= 2.
         width: Dimensions of the projections, >= 1.
     """
     found: list[Finding | None] = []
     spread = figures.get("spread", 1.0)
+    if figures.get("step", 0) < _FIRST_STEPS:
+        before = {}
     if spread < _LEAST_SPREAD:  # a point has no dimensions to count, and its views are as alike as all rows are
         found.append(complete_collapse(spread, before=before.get("spread")))
         return [finding for finding in found if finding is not None]
@@ -63,7 +66,8 @@ def complete_collapse(spread: float, *, before: float | None) -> Finding | None:
 
     Args:
         spread: Standard deviation of unit rows in units of 1 / sqrt(d): 1 spread evenly, 0 all equal.
-        before: That of the look before, None at the first, when nothing is said: a network may begin almost collapsed.
+        before: That of the look before, None in the first 100 steps, when nothing is said: a network may
+            begin almost collapsed.
     """
     if not spread < _LEAST_SPREAD or _grows(spread, before):
         return None
@@ -79,7 +83,7 @@ def dimensional_collapse(effective_rank: float, *, before: float | None, images:
 
     Args:
         effective_rank: 1 to min(d, 2n).
-        before: That of the look before, None at the first, when nothing is said.
+        before: That of the look before, None in the first 100 steps, when nothing is said.
         images: n.
         width: d.
     """

@@ -164,7 +164,7 @@ class Run:
         means = self.meter.fetch(self.accelerator)
         entry = {"step": self.step, "epoch": self.step / self.plan.steps_per_epoch}
         entry |= {"lr": self.optimizer.param_groups[0]["lr"]} | means
-        entry |= self.watch.look(self.history.entries, epoch=entry["epoch"])
+        entry |= self.watch.look(self.history.entries, step=self.step, epoch=entry["epoch"])
         for name, count in (("skipped_steps", self.guard.skipped()), ("skipped_images", self.skipped_images)):
             if count:
                 entry[name] = count

@@ -67,11 +67,12 @@ class Watch:
         if self.seen.wanted and not bool(counts):
             self.seen.forget()
 
-    def look(self, history: list[dict[str, Any]], *, epoch: float) -> dict[str, float]:
+    def look(self, history: list[dict[str, Any]], *, step: int, epoch: float) -> dict[str, float]:
         """Figures of the step that was kept, none if none was, and a warning of what is new.
 
         Args:
             history: The log before this entry.
+            step: Steps so far.
             epoch: Passes so far.
         """
         if self.seen.embeddings is None:
@@ -85,7 +86,8 @@ class Watch:
             looks = [entry for entry in history if figures.keys() <= entry.keys()] if figures else []
             earlier, before = ([{}, {}, *looks])[-2:]
             lately = judge(before, earlier, images=self.images, width=width)
-            return judge(figures, before, images=self.images, width=width), {finding.name for finding in lately}
+            now = judge({"step": step} | figures, before, images=self.images, width=width)
+            return now, {finding.name for finding in lately}
 
         # the main one's verdict is that of all: where machines differ, so may a last bit
         found, before = on_main(self.accelerator, verdict)
