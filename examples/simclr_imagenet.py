@@ -127,6 +127,7 @@ class Config:
     keep_every: int | None = flag(None, "keep the checkpoints of every so many epochs, besides the newest two")
     keep_best: str | None = flag(None, "keep the checkpoint with the highest value of a figure of the log: probe_top1")
     on_nonfinite: Literal["stop", "skip"] = flag("stop", "what to do with a step whose numbers are not finite")
+    health: Literal["warn", "stop", "off"] = flag("warn", "what to do when a look at an epoch's end shows a run is ill")
     max_bad_images: float = flag(0.0, "share of images that may be unreadable; above 0 they are left out")
     trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = flag((), "where the log is sent too")
     max_steps: int | None = flag(None, "stop each phase after so many steps")
@@ -136,7 +137,7 @@ class Config:
 # What a run that goes on, or is only judged again, may have otherwise.
 MAY_CHANGE = {
     *("data", "out", "resume", "may_change", "workers", "verify", "max_steps"),
-    *("checkpoint_every", "keep_every", "keep_best", "on_nonfinite", "max_bad_images", "trackers"),
+    *("checkpoint_every", "keep_every", "keep_best", "on_nonfinite", "health", "max_bad_images", "trackers"),
     *("baseline", "eval_epochs", "eval_batch_size", "eval_lr"),
 }
 
@@ -263,6 +264,7 @@ def learn(
         keep_best=config.keep_best,
         on_nonfinite=config.on_nonfinite,
         max_bad_images=config.max_bad_images,
+        health=config.health,
         trackers=config.trackers,
         config=asdict(config),
         accelerator=accelerator,

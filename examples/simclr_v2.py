@@ -159,6 +159,7 @@ class Stages:
             "workers": config.workers,
             "max_steps": config.max_steps,
             "max_bad_images": config.max_bad_images,
+            "on_nonfinite": config.on_nonfinite,
             "trackers": config.trackers,
             "may_change": MAY_CHANGE,
             "config": {k: value for k, value in asdict(config).items() if k not in without | CHOICES},

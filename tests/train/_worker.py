@@ -14,6 +14,7 @@ import time
 import warnings
 from collections.abc import Collection
 from pathlib import Path
+from typing import Literal
 from unittest import mock
 
 import _norm_cases
@@ -25,8 +26,10 @@ from cl_losses import NTXentLoss
 from cl_train import (
     LARS,
     ArrayDataset,
+    HealthWarning,
     InputError,
     SimCLR,
+    UnhealthyRun,
     describe,
     extract_features,
     lars_groups,
@@ -92,27 +95,35 @@ def run(
     resume: str | Path = "auto",
     may_change: Collection[str] = (),
     encoder: nn.Module | None = None,
+    health: Literal["warn", "stop"] = "warn",
 ) -> dict:
     trained = method(gather=gather, seed=seed, encoder=encoder)
-    result = pretrain(
-        trained,
-        images(),
-        epochs=3,
-        batch_size=BATCH,
-        warmup_epochs=0.5,
-        out=out,
-        optimizer=optimizer(name, trained),
-        resume=resume,
-        may_change=may_change,
-        max_steps=steps,
-        log_every=1,
-        accelerator=make_accelerator("no"),
-        progress=False,
-    )
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", HealthWarning)
+        result = pretrain(
+            trained,
+            images(),
+            epochs=3,
+            batch_size=BATCH,
+            warmup_epochs=0.5,
+            out=out,
+            optimizer=optimizer(name, trained),
+            resume=resume,
+            may_change=may_change,
+            max_steps=steps,
+            log_every=1,
+            health=health,
+            accelerator=make_accelerator("no"),
+            progress=False,
+        )
     history = [
         {name: value for name, value in entry.items() if name != "images_per_second"} for entry in result.history
     ]
-    return {"weights": {name: value.clone() for name, value in trained.state_dict().items()}, "history": history}
+    return {
+        "weights": {name: value.clone() for name, value in trained.state_dict().items()},
+        "history": history,
+        "findings": [str(warning.message) for warning in caught],
+    }
 
 
 def judge() -> dict:
@@ -140,6 +151,7 @@ def observe(folder: Path) -> dict:
         "lars": run(folder / "lars", name="lars"),
         "without gather": run(folder / "without gather", gather=False),
     }
+    seen["stopped"] = run_that_is_stopped(folder / "stopped")
     run(folder / "resumed", steps=2)
     seen["resumed"] = run(folder / "resumed", seed=6)
     seen["linear eval"] = judge()
@@ -160,6 +172,15 @@ def run_with_disks_of_their_own(folder: Path) -> str:
             run(folder / "own")
     except InputError as error:
         return str(error)
+    return "nothing"
+
+
+def run_that_is_stopped(out: Path) -> str:
+    """What ends a run whose negatives are not gathered."""
+    try:
+        run(out, gather=False, health="stop")
+    except UnhealthyRun as error:
+        return f"{error.step} {error}"
     return "nothing"
 
 

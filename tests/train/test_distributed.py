@@ -173,6 +173,29 @@ def test_a_run_without_gathered_negatives_logs_other_losses(seen, alone, world):
 
 
 @pytest.mark.parametrize("world", WORLDS)
+def test_a_run_without_gathered_negatives_is_named_on_the_main_process(seen, alone, world):
+    (found,) = seen[world][0]["without gather"]["findings"]
+    losses = r"the processes' losses are \d\.\d+ to \d\.\d+ \(healthy: the same on all\) at epoch 1"
+    assert re.match(f"health: local negatives: {losses}; each process has only its own images", found)
+    assert [result["without gather"]["findings"] for result in [alone, *seen[world][1:]]] == [[]] * world
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_a_run_without_gathered_negatives_is_ended_on_all_processes_where_asked(seen, alone, folders, world):
+    assert alone["stopped"] == "nothing"
+    for result in seen[world]:
+        assert result["stopped"] == seen[world][0]["stopped"]
+        assert result["stopped"].startswith("3 health: local negatives: ")
+    assert (folders / f"world {world}" / "stopped" / "checkpoints" / "step-00000003" / "state.json").is_file()
+
+
+@pytest.mark.parametrize("case", ["sgd", "lars", "resumed", "batchnorm"])
+@pytest.mark.parametrize("world", WORLDS)
+def test_a_run_that_is_well_on_many_processes_is_left_alone(seen, alone, world, case):
+    assert [result[case]["findings"] for result in [alone, *seen[world]]] == [[]] * (world + 1)
+
+
+@pytest.mark.parametrize("world", WORLDS)
 def test_20_steps_with_synchronised_batchnorm_are_those_of_one_process(seen, alone, world):
     expected = alone["norms"]["synchronised"]
     for result in seen[world]:

@@ -156,6 +156,7 @@ def test_flags_reach_the_loop(handed_over):
         "keep_every": 3,
         "keep_best": "loss",
         "on_nonfinite": "skip",
+        "health": "stop",
         "max_bad_images": 0.25,
         "trackers": ("tensorboard", "wandb"),
     }

@@ -45,6 +45,8 @@ from cl_train._script import run_script as run_script
 from cl_train._script import values_from_flags as values_from_flags
 from cl_train._simclr import SimCLR as SimCLR
 from cl_train._subset import Subset as Subset
+from cl_train._unhealthy import HealthWarning as HealthWarning
+from cl_train._unhealthy import UnhealthyRun as UnhealthyRun
 from cl_train._wrapped import WrappedDataset as WrappedDataset
 
 __version__ = "0.3.0"

@@ -12,6 +12,13 @@ def fields_of(embeddings: Any) -> list[Tensor | None]:
     return [embeddings] if isinstance(embeddings, Tensor) else list(embeddings)
 
 
+def width_of(embeddings: Any) -> int:
+    """Dimensions of the first tensor, which is what a method compares."""
+    first = fields_of(embeddings)[0]
+    assert first is not None
+    return first.shape[1]
+
+
 def like(embeddings: Any, fields: list[Tensor | None]) -> Any:
     """Other tensors in the form of these embeddings."""
     return fields[0] if isinstance(embeddings, Tensor) else embeddings._make(fields)

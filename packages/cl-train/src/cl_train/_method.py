@@ -61,5 +61,20 @@ class Method(nn.Module, ABC):
         """Called after each step of the optimiser, before it is known whether the step counts: it may be taken back."""
 
     def negatives(self, images: int) -> int | None:
-        """How many negatives each row has when the loss sees so many images, or None where that says nothing."""
+        """How many negatives each row has when the loss sees so many images, or None where that says nothing.
+
+        Where it is a number, the "loss" that `loss` logs is of the images of all processes, so it is the same on each;
+        `pretrain` warns if it is not.
+        """
         return None
+
+    def health(self, embeddings: Any) -> dict[str, Tensor]:
+        """Scalars for the log at the end of each epoch that tell whether the method is well, on the device.
+
+        Over all processes, the same on each. What `pretrain` judges, where it is there: "spread", "effective_rank",
+        "alignment", "entropy" and "accuracy", of what the first of the embeddings holds, as `SimCLR` gives them.
+
+        Args:
+            embeddings: What the last loss was given, without graph: with several parts of a step, those of the last.
+        """
+        return {}

@@ -33,6 +33,7 @@ from cl_train._settings import ChunkSize, Settings
 from cl_train._start import Start, check_new, find_start, tidy
 from cl_train._step import Compile, Gradient
 from cl_train._trackers import Tracker, Trackers, check_trackers
+from cl_train._watch import Health, Watch
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,7 @@ def pretrain(
     keep_best: str | None = None,
     on_nonfinite: OnNonfinite = "stop",
     max_bad_images: float = 0.0,
+    health: Health = "warn",
     trackers: Collection[Tracker] = (),
     config: Mapping[str, Any] | None = None,
     accelerator: Accelerator | None = None,
@@ -150,6 +152,10 @@ def pretrain(
         max_bad_images: Share of the images of the epochs begun that may be unreadable, in [0, 1). At 0 the first one
             ends the run, by name; above, they are left out of their batches, counted, and written to `bad_images.txt`
             with the step.
+        health: "warn" logs figures of the last step of each epoch that show whether the method is well, looks for
+            images that are in the data set more than once, and gives a `HealthWarning` on the main process for each
+            kind of trouble, once; "stop" also ends the run, saved, where trouble holds at the ends of two epochs, or at
+            once for duplicated images and for negatives of each process's own; "off" does nothing.
         trackers: Where each entry of the log is sent too, once, also after a resume, with the settings in
             `config.json`: any of "tensorboard" (files in `out/tensorboard`), "wandb" and "trackio", extras of this
             package.
@@ -168,6 +174,7 @@ def pretrain(
         InputError: During the run, on all processes: the folder cannot be written, or too many images cannot be read.
         Interrupted: The run was asked to stop, and has saved.
         FloatingPointError: A number was not finite.
+        UnhealthyRun: The run is ill, and `health` is "stop".
     """
     accelerator = make_accelerator(mixed_precision) if accelerator is None else accelerator
     check_accelerator(accelerator)
@@ -187,6 +194,7 @@ def pretrain(
         keep_best=keep_best,
         on_nonfinite=on_nonfinite,
         max_bad_images=max_bad_images,
+        health=health,
     )
     on_main(accelerator, lambda: check_trackers(trackers))
     plan = Plan(dataset, batch_size, epochs, seed, accelerator.process_index, accelerator.num_processes)
@@ -289,6 +297,13 @@ def _begin(
             method, optimizer.optimizer, on_nonfinite=settings.on_nonfinite, scaled=scaled, skipped=skipped
         ),
         stop=StopRequest(accelerator),
+        watch=Watch(
+            settings.health,
+            method,
+            gradient.seen,
+            images=plan.batch_size // settings.accumulate,
+            accelerator=accelerator,
+        ),
         history=history,
         trackers=Trackers(
             trackers if accelerator.is_main_process and start.step < last else (),  # a finished run logs nothing

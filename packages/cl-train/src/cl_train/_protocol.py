@@ -28,6 +28,7 @@ from cl_train._settings import ChunkSize
 from cl_train._step import Compile
 from cl_train._supervised import OneView
 from cl_train._trackers import Tracker
+from cl_train._watch import Health
 
 Transform = Callable[[Tensor, Tensor], Tensor]
 MakeOptimizer = Callable[[nn.Module, int], Optimizer]
@@ -53,6 +54,7 @@ class Loop(TypedDict, total=False):
     keep_best: str | None
     on_nonfinite: OnNonfinite
     max_bad_images: float
+    health: Health
     trackers: Collection[Tracker]
     config: Mapping[str, Any] | None
     accelerator: Accelerator | None

@@ -27,6 +27,8 @@ from cl_train._progress import Progress
 from cl_train._run_folder import note_bad_images, versions
 from cl_train._step import Gradient
 from cl_train._trackers import Trackers
+from cl_train._unhealthy import UnhealthyRun
+from cl_train._watch import Watch
 
 Metrics = dict[str, torch.Tensor]
 
@@ -44,6 +46,7 @@ class Run:
         factor: `step -> factor` of the learning rates.
         guard: Takes back steps that are not finite.
         stop: Notices signals.
+        watch: Looks at the run's health.
         history: The log.
         trackers: Where the log is sent too.
         progress: What a person sees.
@@ -65,6 +68,7 @@ class Run:
     factor: Callable[[int], float]
     guard: FiniteGuard
     stop: StopRequest
+    watch: Watch
     history: History
     trackers: Trackers
     progress: Progress
@@ -87,12 +91,22 @@ class Run:
             Interrupted: It was asked to, and has saved.
             FloatingPointError: A number was not finite, and the run is to stop then.
             InputError: More images than allowed could not be read.
+            UnhealthyRun: It is ill, and to stop then; it has saved.
         """
         with self.stop.listening():
+            if self.step < last:
+                self._look_at_images()
             self._steps(last, workers=workers)
             self.stop.close()
         if self.stop.signal:
             raise Interrupted(self.stop.signal, self.step)
+
+    def _look_at_images(self) -> None:
+        try:
+            self.watch.before_first(self.plan.dataset, step=self.step, epoch=self.step / self.plan.steps_per_epoch)
+        except UnhealthyRun:
+            self.stop.close()
+            raise
 
     def _steps(self, last: int, *, workers: int | None) -> None:
         """Steps up to number `last` or until all processes have agreed to stop; the last one is saved."""
@@ -119,7 +133,8 @@ class Run:
                     self._look()
                 if stops or ends or (every is not None and self.step % every == 0):
                     self._save(epoch_ends=self.step % per_epoch == 0)
-            except (InputError, FloatingPointError):  # what ends a run here ends it on all processes
+                self.watch.check(step=self.step, epoch=self.step / per_epoch)
+            except (InputError, FloatingPointError, UnhealthyRun):  # what ends a run here ends it on all processes
                 self.stop.close()
                 raise
             if stops:
@@ -131,6 +146,7 @@ class Run:
             group["lr"] = group["initial_lr"] * factor
         self.unread += [(step, name) for name in batch.skipped]
         self.guard.remember()
+        self.watch.expect(epoch_ends=(step + 1) % self.plan.steps_per_epoch == 0)
         metrics = self.gradient(batch, step)
         counts = self.guard.judge(metrics.pop("finite"), step=step)
         self.optimizer.step()
@@ -138,6 +154,7 @@ class Run:
             self.method.after_step()
         self.optimizer.zero_grad()
         self.guard.settle(counts)
+        self.watch.settle(counts)
         self.meter.add(metrics, counts, images=self.plan.batch_size)
         self.progress.step()
 
@@ -147,6 +164,7 @@ class Run:
         means = self.meter.fetch(self.accelerator)
         entry = {"step": self.step, "epoch": self.step / self.plan.steps_per_epoch}
         entry |= {"lr": self.optimizer.param_groups[0]["lr"]} | means
+        entry |= self.watch.look(self.history.entries, step=self.step, epoch=entry["epoch"])
         for name, count in (("skipped_steps", self.guard.skipped()), ("skipped_images", self.skipped_images)):
             if count:
                 entry[name] = count

@@ -9,6 +9,7 @@ from cl_train._finite import OnNonfinite
 from cl_train._norms import Statistics
 from cl_train._plan import Plan, check_whole
 from cl_train._step import Compile
+from cl_train._watch import Health
 
 ChunkSize = int | Literal["auto"] | None
 
@@ -36,6 +37,7 @@ class Settings:
     keep_best: str | None
     on_nonfinite: OnNonfinite
     max_bad_images: float
+    health: Health
 
     def __post_init__(self) -> None:
         least = {"workers": 0, "warmup_epochs": 0, "keep_checkpoints": 2} | dict.fromkeys(
@@ -47,7 +49,7 @@ class Settings:
                 check_whole(field.name, value)
             if field.name in least and isinstance(value, int | float) and value < least[field.name]:
                 raise InputError(f"`{field.name}` must be at least {least[field.name]}, got {value}.")
-        choices = {"batchnorm": Statistics, "compile": Compile, "on_nonfinite": OnNonfinite}
+        choices = {"batchnorm": Statistics, "compile": Compile, "on_nonfinite": OnNonfinite, "health": Health}
         for name, kind in choices.items():
             if getattr(self, name) not in get_args(kind):
                 allowed = ", ".join(map(repr, get_args(kind)))

@@ -10,6 +10,7 @@ from cl_augment import TwoViewAugment, sample_keys
 from torch import Tensor, nn
 from torch.nn import functional
 
+from cl_train._contrast_figures import contrast_figures
 from cl_train._errors import InputError
 from cl_train._method import Method
 
@@ -108,6 +109,10 @@ class SimCLR(Method):
     def negatives(self, images: int) -> int:
         """Both views of all other images."""
         return 2 * images - 2
+
+    def health(self, embeddings: Any) -> dict[str, Tensor]:
+        """Figures of the projections of both views; "entropy" among them if the loss is an `NTXentLoss`."""
+        return contrast_figures(embeddings.z_a, embeddings.z_b, loss=self.contrast)
 
 
 def _views(augment: TwoViewAugment, images: Tensor | tuple[Tensor, Tensor], keys: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -15,6 +15,7 @@ from cl_train._global_norm import global_gradient
 from cl_train._loader import Batch
 from cl_train._method import Method
 from cl_train._norms import Statistics, running_statistics_held
+from cl_train._seen import Seen
 
 Metrics = dict[str, Tensor]
 Compile = Literal["no", "views", "all"]
@@ -40,6 +41,7 @@ class Gradient:
         accumulate: Parts of a batch with a loss each, >= 1; without chunks.
         statistics: Whose statistics BatchNorm uses.
         seed: Of random layers of the network.
+        seen: Keeps what the loss saw, if it is wanted.
     """
 
     method: Method
@@ -51,6 +53,7 @@ class Gradient:
     accumulate: int
     statistics: Statistics
     seed: int
+    seen: Seen = field(default_factory=Seen)
 
     def __call__(self, batch: Batch, step: int) -> Metrics:
         """Gradient of the loss of a batch; returns the method's metrics, and whether all was "finite"."""
@@ -126,6 +129,7 @@ class Gradient:
         rest = iter(safe)
         embeddings = like(embeddings, [None if field is None else next(rest) for field in fields_of(embeddings)])
         loss, metrics = self.method.loss(embeddings, labels)
+        self.seen.note(embeddings, metrics.get("loss"))
         finite = torch.stack([rows.all() for rows in good]).all() & loss.detach().isfinite()
         return loss, metrics | {"finite": finite}
 

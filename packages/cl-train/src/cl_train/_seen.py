@@ -1,0 +1,35 @@
+"""What the loss of a step saw, kept for a look at it."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from cl_train._embeddings import fields_of, like
+
+
+@dataclass
+class Seen:
+    """The embeddings and the value of one loss of this process, without graph.
+
+    Attributes:
+        wanted: Whether the next loss is to be kept; otherwise nothing is, so that no step needs more memory but the
+            last of an epoch.
+        embeddings: All that the loss was given: a share of the batch, joined if it was in chunks, or of parts with a
+            loss each the last one.
+        loss: What the method logs as "loss", as this process has it.
+    """
+
+    wanted: bool = False
+    embeddings: Any = None
+    loss: Tensor | None = None
+
+    def note(self, embeddings: Any, loss: Tensor | None) -> None:
+        """Keep these if they are wanted."""
+        if self.wanted:
+            fields = [None if field is None else field.detach() for field in fields_of(embeddings)]
+            self.embeddings, self.loss = like(embeddings, fields), loss
+
+    def forget(self) -> None:
+        """Free the memory."""
+        self.wanted, self.embeddings, self.loss = False, None, None
