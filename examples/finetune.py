@@ -103,7 +103,7 @@ def main() -> None:
     """Fine-tune on each choice of labels, then print."""
     flags = parse_flags(
         {f.preset: f for f in (V2, V1, SMALL)},
-        choose=lambda given: "small" if given.get("run", "runs/digits") == "runs/digits" else "v2",
+        choose=lambda given: "small" if config_of(given.get("run", V2.run)).preset == "digits" else V2.preset,
         description=__doc__,
     )
     use_all_cores()

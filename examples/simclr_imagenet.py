@@ -147,7 +147,7 @@ CIFAR10 = replace(  # README of google-research/simclr: about 91 %; the stem as 
     temperature=0.5, strength=0.5, blur=False, lr=1.0, weight_decay=1e-4, eval_epochs=100, eval_batch_size=512,
 )  # fmt: skip
 DIGITS = replace(  # ours: the CIFAR recipe in small, for two CPU cores
-    CIFAR10, preset="digits", epochs=90, batch_size=256, image_size=16, width=0.25, warmup_epochs=5.0,
+    CIFAR10, preset="digits", epochs=90, batch_size=256, image_size=16, width=0.25, warmup_epochs=5.0, eval_epochs=20,
 )  # fmt: skip
 
 

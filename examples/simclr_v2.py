@@ -75,8 +75,11 @@ PRESETS = {
     ),
     # ours, from here on
     "cifar10": v2(CIFAR10, projection_layers=3, tune_batch_size=128, distill_epochs=200, distill_batch_size=512),
-    "digits": v2(DIGITS, projection_layers=3, tune_batch_size=64, distill_epochs=60, distill_batch_size=128),
-}
+    "digits": v2(
+        DIGITS, labels=("1", "10"), projection_layers=3, tune_batch_size=64, tune_lr=0.05, distill_epochs=60,
+        distill_batch_size=128,
+    ),
+}  # fmt: skip
 # What each stage does not depend on, but by the networks that it is given.
 TUNING = {"until", "tune_epochs", "tune_batch_size", "tune_lr"}
 DISTILLING = {"student_width", "distill_epochs", "distill_batch_size", "distill_lr", "tau", "label_weight"}

@@ -119,3 +119,10 @@ def test_weights_and_statistics_are_not_changed():
     before = {name: value.clone() for name, value in encoder.state_dict().items()}
     extract_features(encoder, data(), transform=EvalTransform(8))
     assert all(torch.equal(value, before[name]) for name, value in encoder.state_dict().items())
+
+
+def test_raw_pixels_are_the_features_of_a_network_without_parameters():
+    images = data()
+    features, labels = extract_features(nn.Flatten(), images, transform=EvalTransform(8))
+    assert_close(features, images.images.flatten(1) / 255)
+    assert torch.equal(labels, images.labels)

@@ -21,8 +21,8 @@ def extract_features(
 ) -> tuple[Tensor, Tensor | None]:
     """Features of every image, in the order of the data set.
 
-    The encoder runs in inference mode (BatchNorm uses its running statistics) on the device where its parameters are,
-    and gets its own mode back. Every process computes all of them.
+    The encoder runs in inference mode (BatchNorm uses its running statistics) on the device where its parameters are
+    (the CPU, if it has none), and gets its own mode back. Every process computes all of them.
 
     Args:
         encoder: views (n, ...) -> features (n, d).
@@ -35,7 +35,7 @@ def extract_features(
     Returns:
         Features, float32, (n, d), and labels, int64, (n,), or None, both on the CPU.
     """
-    device = next(encoder.parameters()).device
+    device = next((parameter.device for parameter in encoder.parameters()), torch.device("cpu"))
     ids = list(torch.arange(len(dataset)).split(batch_size))
     found = []
     with frozen(encoder):
