@@ -1,6 +1,5 @@
 """The examples as people run them: tiny settings, made-up image folders, every bad input of the manual."""
 
-import importlib.util
 import json
 import os
 import re
@@ -14,8 +13,6 @@ import numpy as np
 import pytest
 import timm
 import torch
-from accelerate.state import AcceleratorState
-from cl_train import run_script
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -30,27 +27,9 @@ TIMM = ["--image-size", "32", *FOLDERS[6:]]  # its networks have a width of thei
 
 
 @pytest.fixture
-def script(monkeypatch, tmp_path):
+def script(load_example):
     """Run the script in this process with the given words; returns the exit code."""
-    monkeypatch.chdir(tmp_path)
-    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
-        monkeypatch.delenv(name, raising=False)
-    spec = importlib.util.spec_from_file_location("simclr_imagenet", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "simclr_imagenet", module)  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    threads = torch.get_num_threads()
-
-    def run(*words: object) -> int:
-        AcceleratorState._reset_state(reset_partial_state=True)
-        monkeypatch.setattr(sys, "argv", ["simclr_imagenet.py", *map(str, words)])
-        with pytest.raises(SystemExit) as end:
-            run_script(module.main)
-        return end.value.code
-
-    yield run
-    torch.set_num_threads(threads)
-    AcceleratorState._reset_state(reset_partial_state=True)
+    return load_example("simclr_imagenet")
 
 
 @pytest.fixture(scope="module")
