@@ -24,6 +24,7 @@ from cl_train import (
     LARS,
     Classifier,
     SimCLR,
+    Tuned,
     distill,
     extract_features,
     few_label_eval,
@@ -136,12 +137,10 @@ def judge(bench: Bench, seed: int, row: str, encoder: nn.Module) -> None:
 
 def supervised(bench: Bench, seed: int) -> None:
     """The same network from labels, for as many epochs; its features judged likewise."""
-    encoder, _ = network(seed)
-    classifier = Classifier(encoder, 10)
 
-    def call() -> tuple[float, ...]:
-        found = fine_tune(
-            classifier,
+    def train() -> Tuned:
+        return fine_tune(
+            Classifier(network(seed)[0], 10),
             bench.train,
             bench.test,
             epochs=EPOCHS,
@@ -153,14 +152,12 @@ def supervised(bench: Bench, seed: int) -> None:
             accelerator=bench.accelerator,
             **bench.transforms,  # type: ignore[arg-type]
         )
-        rates = [entry["images_per_second"] for entry in found.run.history]
-        return found.scores.top1, statistics.median(rates)
 
+    found = train()  # or what its last checkpoint holds
+    rates = [entry["images_per_second"] for entry in found.run.history]
     row = f"supervised, {EPOCHS} epochs"
-    bench.measure(seed, row, ("its own", "images/s"), call)
-    if "linear" not in bench.figures[str(seed)][row]:
-        call()  # weights from its last checkpoint
-        judge(bench, seed, row, encoder)
+    bench.measure(seed, row, ("its own", "images/s"), lambda: (found.scores.top1, statistics.median(rates)))
+    judge(bench, seed, row, found.network.encoder)
 
 
 def protocol(bench: Bench, seed: int, epochs: int) -> None:

@@ -135,6 +135,7 @@ def main() -> None:
                 may_change={"workers", "max_steps", "labels", "run", "scratch"},
                 workers=flags.workers,
                 max_steps=flags.max_steps,
+                max_bad_images=config.max_bad_images,
                 config=asdict(flags),
                 accelerator=accelerator,
                 title=f"{word} of labels, {name}",

@@ -59,6 +59,7 @@ class Flags:
         ("linear", "probe", "logistic", "knn", "few"), "by what to judge; all but linear keep all features in memory"
     )
     epochs: int | None = flag(None, "epochs of linear; default the run's --eval-epochs")
+    resume: Literal["auto", "never"] = flag("auto", "auto: go on with linear where it was; never: begin anew")
     workers: int | None = flag(None, "processes that read images from files; default: a core each, at most 8")
     mixed_precision: Literal["auto", "no", "bf16", "fp16"] = flag("auto", "auto: bf16 where the device has it")
     max_steps: int | None = flag(None, "stop the training of linear after so many steps")
@@ -103,7 +104,7 @@ def judge(
     flags: Flags,
     accelerator: Accelerator,
     *,
-    name: str,
+    out: Path,
 ) -> dict[str, Scores | FewLabelScores]:
     """Scores by the names of their columns."""
     found: dict[str, Scores | FewLabelScores] = {}
@@ -120,17 +121,21 @@ def judge(
             base_lr=config.eval_lr,
             seed=config.seed,
             workers=flags.workers,
+            out=out,
+            resume=flags.resume,
+            may_change={"workers"},
             max_steps=flags.max_steps,
+            max_bad_images=config.max_bad_images,
             accelerator=accelerator,
-            title=f"linear, {name}",
+            title=out.name,
         )
-    if set(flags.judges) <= {"linear"}:
+    if set(flags.judges) <= {"linear"} or not accelerator.is_main_process:
         return found
     encoder.to(accelerator.device)
     parts = [extract_features(encoder, data, transform=transform, workers=flags.workers) for data in (train, test)]
-    (train_x, train_y), (test_x, test_y) = parts
-    if train_y is None or test_y is None:
+    if train.labels is None or test.labels is None:
         raise InputError("`--runs` must be of images with labels.")
+    train_x, train_y, test_x, test_y = (part.to(accelerator.device) for pair in parts for part in pair)  # type: ignore[union-attr]
     features = train_x, train_y, test_x, test_y
     if "probe" in flags.judges:
         found["probe"] = linear_probe(*features)
@@ -163,7 +168,8 @@ def main() -> None:
         config = config_of(run)
         train, test = load(config, accelerator)
         for row, encoder in encoders_of(Path(run), config, train).items():
-            for column, scores in judge(encoder, train, test, config, flags, accelerator, name=row).items():
+            out = Path(run) / f"linear-{row.replace(' ', '-')}"
+            for column, scores in judge(encoder, train, test, config, flags, accelerator, out=out).items():
                 table.setdefault(row, {}).setdefault(column, []).append(scores)
     if accelerator.is_main_process:
         show(table, flags)

@@ -155,11 +155,11 @@ def config_of(run: str | Path) -> Config:
     """The settings of a run of this script, from its folder."""
     file = Path(run) / "config.json"
     if not file.is_file():
-        raise InputError(f"`--run` must be the folder of a run of simclr_imagenet.py, there is no {file}.")
+        raise InputError(f"{run} must be the folder of a run of simclr_imagenet.py, there is no {file}.")
     saved = json.loads(file.read_text(encoding="utf-8"))["run"]
     missing = [field.name for field in fields(Config) if field.name not in saved]
     if missing:
-        raise InputError(f"`--run` must be the folder of a run of simclr_imagenet.py, {file} lacks {missing[0]}.")
+        raise InputError(f"{run} must be the folder of a run of simclr_imagenet.py, {file} lacks {missing[0]}.")
     return Config(**{field.name: saved[field.name] for field in fields(Config)})
 
 
@@ -301,7 +301,6 @@ def main() -> None:
             metadata={"steps": str(result.steps)},
         )
         save_encoder(method.projector, result.out / "projector.safetensors")
-        draw(method, train, test, result, config.image_size)
 
     judge = few_label_table if config.preset == "digits" else linear_table
     encoders = {"randomly initialised encoder": untrained} if config.baseline else {}
@@ -312,6 +311,7 @@ def main() -> None:
         print(f"\n| frozen features | {' | '.join(names)} |\n|---|" + "---|" * len(names))
         for row, found in table.items():
             print(f"| {row} | " + " | ".join(f"{value:.3f}" for value in found.values()) + " |")
+        draw(method, train, test, result, config.image_size)  # last, as it needs more than the rest
         print(f"\nfigures: top-1; pictures, weights and log: {result.out}")
     accelerator.end_training()
 

@@ -15,6 +15,7 @@ selective kernels, the memory of MoCo, and the step in which the network is firs
 (--student-width 1 --tau 0.1).
 """
 
+import copy
 import json
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -28,6 +29,7 @@ from cl_train import (
     LARS,
     Classifier,
     ImageDataset,
+    SimCLR,
     Tuned,
     distill,
     fine_tune,
@@ -100,20 +102,26 @@ class Stages:
         """Folder of all stages."""
         return Path(self.config.out or f"runs/{self.config.preset}-v2")
 
-    def network(self, *, width: float = 1.0, trained: bool = False) -> Classifier:
-        """A classifier on the first layers of the head, as initialised or (stage 1) as pretrained."""
-        config = replace(self.config, width=self.config.width * width)
-        torch.manual_seed(config.seed)
+    def method(self, *, width: float = 1.0) -> tuple[SimCLR, LARS]:
+        """Network, head and loss as initialised, and their optimiser."""
+        torch.manual_seed(self.config.seed)
         with values_from_flags():
-            method, optimizer = make_method(config, self.train)
-            assert isinstance(method.projector, ProjectionHead)
-            network = Classifier(
-                method.encoder, len(self.train.classes or []), projector=method.projector, until=config.until
+            return make_method(replace(self.config, width=self.config.width * width), self.train)
+
+    def classifier(self, method: SimCLR) -> Classifier:
+        """A classifier on the encoder and the first layers of its head."""
+        assert isinstance(method.projector, ProjectionHead)
+        with values_from_flags():
+            return Classifier(
+                method.encoder, len(self.train.classes or []), projector=method.projector, until=self.config.until
             )
-        if trained:
-            settings = replace(config, out=str(self.out / "pretrain"))
-            learn(settings, method, optimizer, self.train, self.accelerator, may_change=TUNING | DISTILLING | CHOICES)
-        return network
+
+    def pretrained(self) -> SimCLR:
+        """Stage 1."""
+        method, optimizer = self.method()
+        config = replace(self.config, out=str(self.out / "pretrain"))
+        learn(config, method, optimizer, self.train, self.accelerator, may_change=TUNING | DISTILLING | CHOICES)
+        return method
 
     def tune(self, network: Classifier, word: str, name: str) -> Tuned:
         """Stage 2, or from scratch, with some labels."""
@@ -158,13 +166,17 @@ class Stages:
             "test_transform": test_transform,
             "seed": config.seed,
             "out": self.out / f"{Path(word).name}-{name.replace(', ', '-').replace(' ', '-')}",
+            "resume": config.resume if config.resume in ("auto", "never") else "auto",  # a path is of stage 1
             "chunk_size": config.chunk_size,
+            "batchnorm": config.batchnorm,
+            "compile": config.compile,
+            "checkpoint_every": config.checkpoint_every,
             "workers": config.workers,
             "max_steps": config.max_steps,
             "max_bad_images": config.max_bad_images,
             "on_nonfinite": config.on_nonfinite,
             "trackers": config.trackers,
-            "may_change": MAY_CHANGE,
+            "may_change": (MAY_CHANGE | set(config.may_change)) - without - CHOICES,
             "config": {k: value for k, value in asdict(config).items() if k not in without | CHOICES},
             "accelerator": self.accelerator,
             "title": f"{word} of labels, {name}",
@@ -181,13 +193,14 @@ def main() -> None:
     train, test = load(config, accelerator)
     stages = Stages(config, train, test, accelerator)
     table: dict[str, dict[str, float]] = {}
+    pretrained = stages.pretrained()
     for word in config.labels:
-        teacher = stages.tune(stages.network(trained=True), word, "fine-tuned")
-        student = stages.distil(stages.network(width=config.student_width), teacher.network, word, "student, distilled")
+        teacher = stages.tune(stages.classifier(copy.deepcopy(pretrained)), word, "fine-tuned")
+        small = stages.classifier(stages.method(width=config.student_width)[0])
+        student = stages.distil(copy.deepcopy(small), teacher.network, word, "student, distilled")
         found = {"pretrained, fine-tuned": teacher, "student, distilled": student}
         if config.scratch:
-            found["from scratch"] = stages.tune(stages.network(), word, "from scratch")
-            small = stages.network(width=config.student_width)
+            found["from scratch"] = stages.tune(stages.classifier(stages.method()[0]), word, "from scratch")
             found["student, from scratch"] = stages.tune(small, word, "student, from scratch")
         table[word] = {name: each.scores.top1 for name, each in found.items()}
         if accelerator.is_main_process:

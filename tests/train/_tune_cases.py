@@ -5,7 +5,18 @@ from pathlib import Path
 import numpy as np
 import torch
 from cl_augment import EvalTransform, LinearEvalAugment
-from cl_train import ArrayDataset, Classifier, FolderDataset, InputError, Tuned, distill, fine_tune, linear_eval
+from cl_train import (
+    ArrayDataset,
+    Classifier,
+    FolderDataset,
+    ImageDataset,
+    InputError,
+    Subset,
+    Tuned,
+    distill,
+    fine_tune,
+    linear_eval,
+)
 from cl_train import make_accelerator as make
 from PIL import Image
 from torch import Tensor, nn
@@ -44,8 +55,8 @@ def taken_home(found: Tuned) -> dict:
     return {"weights": weights, "scores": vars(found.scores)}
 
 
-def with_bad_images(folder: Path) -> str:
-    """What is said when the share of one process holds more unreadable images than all may."""
+def with_bad_images(folder: Path) -> list[str]:
+    """What is said when the share of one process holds more unreadable images than all may: of training, of test."""
     root, rank = folder / "files", make("no").process_index
     if rank == 0:
         for number in range(24):
@@ -56,9 +67,19 @@ def with_bad_images(folder: Path) -> str:
                 path.write_bytes(b"no image")
     make("no").wait_for_everyone()
     data = FolderDataset(root, verify=False)
-    settings = {"epochs": 1, "batch_size": 12, "workers": 0, "progress": False, "max_bad_images": 0.05}
+    good = Subset(data, [i for i in range(24) if not data.name(i).endswith(("03.png", "09.png", "15.png"))])
+    return [
+        said(data, good, folder / "bad", max_bad_images=0.05),
+        said(good, data, folder / "bad test", max_bad_images=0.05),
+        said(good, data, folder / "one bad", max_bad_images=0.0),
+    ]
+
+
+def said(train: ImageDataset, test: ImageDataset, out: Path, *, max_bad_images: float) -> str:
+    """The error of an evaluation."""
+    settings = {"epochs": 1, "batch_size": 12, "workers": 0, "progress": False, "max_bad_images": max_bad_images}
     try:
-        linear_eval(network(0).encoder.float(), data, data, out=folder / "bad", **settings, **TRANSFORMS)
+        linear_eval(network(0).encoder.float(), train, test, out=out, **settings, **TRANSFORMS)
     except InputError as error:
         return str(error)
     return "nothing"
@@ -72,4 +93,10 @@ def observe(folder: Path) -> dict:
     settings["optimizer"] = lambda network, batch: torch.optim.SGD(network.parameters(), 0.5, momentum=0.9)
     first = fine_tune(tuned, train, test, labels=0.6, **settings)
     second = distill(taught, train, test, teacher=network(3), labels=4, label_weight=0.4, **settings)
-    return {"fine-tuned": taken_home(first), "distilled": taken_home(second), "bad images": with_bad_images(folder)}
+    few = fine_tune(network(1), train, images(2, seed=3), **settings)  # a process may have no test image
+    return {
+        "fine-tuned": taken_home(first),
+        "distilled": taken_home(second),
+        "few test images": vars(few.scores),
+        "bad images": with_bad_images(folder),
+    }

@@ -74,6 +74,11 @@ def test_lars_neither_decays_nor_adapts_the_linear_layer():
     assert any(p is network.probe.weight for p in plain["params"])
 
 
+def test_an_encoder_without_a_width_is_refused():
+    with refused("`encoder` must have its width as `feature_dim`, as cl_models.as_encoder gives it, got None."):
+        Classifier(nn.Flatten(), 2)
+
+
 def test_one_class_is_refused():
     with refused("`classes` must be at least 2, got 1."):
         Classifier(Flat(), 1)

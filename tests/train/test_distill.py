@@ -148,6 +148,40 @@ def test_chunks_teach_what_the_whole_batch_does():
         torch.testing.assert_close(parts, whole)
 
 
+def test_a_chunk_that_fits_is_found_with_a_teacher():
+    assert teach(epochs=1, chunk_size="auto").scores.images == 30
+
+
+def test_a_class_of_another_name_is_refused_where_labels_count():
+    train = ArrayDataset(coloured().images, coloured().labels, classes=["b", "a", "c"])
+    test = ArrayDataset(coloured(30, seed=1).images, coloured(30, seed=1).labels, classes=["a", "b", "c"])
+    assert teach(train=train, test=test, epochs=1).scores.images == 30
+    with refused("`train` and `test` must have the same classes, got ['b', 'a', 'c'] and ['a', 'b', 'c']."):
+        teach(train=train, test=test, label_weight=0.5)
+
+
+def test_a_teacher_that_is_the_student_is_refused():
+    student = Classifier(Net(), 3)
+    with refused("`teacher` must share no parameter with `student`: it would learn with it."):
+        teach(student, teacher=student)
+
+
+def test_a_teacher_that_still_trains_is_refused():
+    class Training(Teacher):
+        def forward(self, images):
+            self.sharp.data += 0.1
+            return super().forward(images)
+
+    with refused("`teacher` must stay as it is in inference mode, sharp has changed: it still trains."):
+        teach(teacher=Training(), epochs=1)
+
+
+def test_with_other_labels_it_does_not_go_on(tmp_path):
+    teach(epochs=1, label_weight=0.5, labels=torch.tensor([0, 1, 2]), out=tmp_path)
+    with pytest.raises(InputError, match="is of a run with labelled="):
+        teach(epochs=1, label_weight=0.5, labels=torch.tensor([3, 4, 5]), out=tmp_path)
+
+
 def test_with_another_teacher_it_does_not_go_on(tmp_path):
     teach(epochs=1, out=tmp_path)
     with pytest.raises(InputError, match="is of a run with teacher="):
@@ -169,7 +203,7 @@ def test_a_student_of_other_classes_is_refused():
 
 
 def test_labels_that_are_not_there_are_missed():
-    with refused("`train` must have labels where `label_weight` is above 0."):
+    with refused("`train` and `test` must have labels."):
         teach(train=ArrayDataset(coloured().images), label_weight=0.5)
 
 

@@ -241,7 +241,16 @@ def test_the_classifiers_to_compare_are_neither_perfect_nor_hopeless(alone, case
 
 
 @pytest.mark.parametrize("world", WORLDS)
+def test_a_process_without_test_images_has_the_scores_of_all(seen, alone, world):
+    assert alone["tuned"]["few test images"]["images"] == 2
+    for result in seen[world]:
+        assert result["tuned"]["few test images"] == alone["tuned"]["few test images"]
+
+
+@pytest.mark.parametrize("world", WORLDS)
 def test_too_many_bad_images_end_an_evaluation_on_all_processes(seen, alone, world):
-    said = {result["tuned"]["bad images"] for result in [*seen[world], alone]}
-    for one in said:
-        assert re.match(r"`max_bad_images` is 0\.05 of all, 3 of 24 could not be read; they are in", one)
+    for result in [*seen[world], alone]:
+        training, test, one = result["tuned"]["bad images"]
+        assert re.match(r"`max_bad_images` is 0\.05 of all, 3 of 24 could not be read; they are in", training)
+        assert re.match(r"`max_bad_images` is 0\.05 of all, 3 of 24 test images could not be read, such as", test)
+        assert re.match(r"`max_bad_images` is 0 of all, 3 of 24 test images could not be read, such as .*03\.png", one)

@@ -8,8 +8,9 @@ import pytest
 import torch
 from cl_augment import EvalTransform, LinearEvalAugment
 from cl_models import ProjectionHead, resnet18
-from cl_train import LARS, ArrayDataset, Classifier, InputError, fine_tune, lars_groups
+from cl_train import LARS, ArrayDataset, Classifier, InputError, fine_tune, lars_groups, make_accelerator
 from cl_train import _launch as launch
+from cl_train._protocol import batch_of
 from torch import nn
 from torch.nn import functional
 
@@ -123,6 +124,38 @@ def test_it_goes_on_where_it_was_interrupted(tmp_path):
     assert found.scores == expected.scores
     for a, b in zip(whole.state_dict().values(), second.state_dict().values(), strict=True):
         assert torch.equal(a, b)
+
+
+def test_other_labels_do_not_go_on(tmp_path):
+    first, second = Classifier(Net(), 3), Classifier(Net(), 3)
+    tune(first, epochs=1, labels=torch.tensor([0, 1, 2, 3]), out=tmp_path)
+    with pytest.raises(InputError, match="is of a run with labelled="):
+        tune(second, epochs=1, labels=torch.tensor([4, 5, 6, 7]), out=tmp_path)
+
+
+@pytest.mark.parametrize(("chunk_size", "most"), [(None, 30), (4, 4)])
+def test_test_images_go_through_the_network_in_what_fitted(chunk_size, most):
+    network, sizes = Classifier(Net(), 3), []
+    network.register_forward_hook(lambda module, inputs, output: sizes.append((module.training, len(output))))
+    tune(network, epochs=1, batch_size=48, chunk_size=chunk_size)
+    tested = [size for training, size in sizes if not training]
+    assert sum(tested) == 30
+    assert max(tested) == most
+
+
+def test_nothing_of_a_run_stays_with_the_accelerator():
+    accelerator = make_accelerator("no")
+    before = len(accelerator._models), len(accelerator._optimizers)
+    tune(epochs=1, accelerator=accelerator)
+    assert (len(accelerator._models), len(accelerator._optimizers)) == before
+
+
+def test_fewer_images_than_processes_are_refused():
+    class Three:
+        num_processes = 3
+
+    with refused("`batch_size` and the images must be at least as many as the 3 processes, got 8 and 2."):
+        batch_of(8, coloured(2), Three())
 
 
 def test_another_network_does_not_go_on(tmp_path):

@@ -324,13 +324,21 @@ def test_a_run_that_is_ill_is_named_once_by_what_it_has_and_nothing_else(tmp_pat
 
 @pytest.mark.usefixtures("early")
 def test_a_warning_is_one_line_with_the_number_the_epoch_and_the_remedy(tmp_path):
-    with pytest.raises(HealthWarning) as caught:
+    with pytest.warns(HealthWarning) as caught:
         pretrain(simclr(head=Constant()), ArrayDataset(textures()), out=tmp_path, **SETTINGS)
     line = (
         r"health: complete collapse: the projections' spread is \S+ \(healthy: above 0.1\) at epoch 2; check that the "
         r"loss pushes images apart, and lower the learning rate or the weight decay\."
     )
-    assert re.fullmatch(line, str(caught.value))
+    assert re.fullmatch(line, str(caught[0].message))
+
+
+@pytest.mark.usefixtures("early")
+def test_a_warning_that_a_filter_makes_an_error_ends_the_run_and_it_has_saved(tmp_path):
+    with pytest.raises(UnhealthyRun, match=r"^health: complete collapse: ") as caught:
+        pretrain(simclr(head=Constant()), ArrayDataset(textures()), out=tmp_path, **SETTINGS)
+    assert entries(tmp_path)[-1]["step"] == caught.value.step
+    assert (tmp_path / "checkpoints" / f"step-{caught.value.step:08d}").is_dir()
 
 
 # What is logged, and what is not touched

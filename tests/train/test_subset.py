@@ -108,6 +108,23 @@ def test_numbers_are_themselves():
     assert labelled(numbered(), torch.tensor([5, 2]), seed=0).tolist() == [5, 2]
 
 
+@pytest.mark.parametrize("rows", [[True, False], [0, 0, 1], [0.5], [[1]]])
+def test_numbers_that_are_none_or_stand_twice_are_refused(rows):
+    with refused("`labels` must be numbers of rows, integers of shape (k,), none of them twice."):
+        labelled(numbered(), torch.tensor(rows), seed=0)
+
+
+@pytest.mark.parametrize("rows", [[-1], [6], torch.tensor([], dtype=torch.int64)])
+def test_numbers_of_no_image_are_refused(rows):
+    with refused("`labels` must be numbers of rows, one or more from 0 to 5."):
+        labelled(numbered(), torch.as_tensor(rows), seed=0)
+
+
+def test_a_name_that_is_listed_twice_is_refused(folder, tmp_path):
+    with refused("`labels` must be numbers of rows, integers of shape (k,), none of them twice."):
+        labelled(folder, listed(tmp_path, "2.png\n2.png\n"), seed=0)
+
+
 def test_a_number_is_of_each_class_and_a_share_of_all():
     data = numbered(30)
     assert torch.bincount(data.labels[labelled(data, 2, seed=0)]).tolist() == [2, 2, 2]

@@ -47,7 +47,10 @@ def test_several_runs_are_judged_together(run, load_example, capsys):
 def test_a_folder_without_a_run_is_refused_by_each(load_example, capsys):
     for name, flag in (("linear_eval", "--runs"), ("finetune", "--run")):
         assert load_example(name)(flag, "nowhere") == 2
-        assert "there is no nowhere/config.json" in capsys.readouterr().err
+        assert (
+            "nowhere must be the folder of a run of simclr_imagenet.py, there is no nowhere/config.json"
+            in capsys.readouterr().err
+        )
 
 
 def test_a_run_is_fine_tuned_beside_its_like_from_scratch(run, load_example, tmp_path, capsys):

@@ -25,7 +25,8 @@ class Classifier(nn.Module):
         views (n, c, h, w) -> logits (n, classes), float32 (float64 if the classifier is).
 
     Raises:
-        ValueError: An argument is out of its range; on call, features are not as wide as `feature_dim` says.
+        ValueError: An argument is out of its range, or the encoder has no `feature_dim`; on call, features are not as
+            wide as that says.
 
     Chen et al., arXiv:2006.10029, section 2; arXiv:2002.05709, App. B.5.
     """
@@ -36,10 +37,14 @@ class Classifier(nn.Module):
         super().__init__()
         if classes < 2:
             raise ValueError(f"`classes` must be at least 2, got {classes}.")
-        self.encoder, self.classes = encoder, classes
-        self.width: int = encoder.feature_dim  # type: ignore[assignment]
+        width = getattr(encoder, "feature_dim", None)
+        if not isinstance(width, int):
+            raise ValueError(
+                f"`encoder` must have its width as `feature_dim`, as cl_models.as_encoder gives it, got {width}."
+            )
+        self.encoder, self.classes, self.width = encoder, classes, width
         self.head = nn.Sequential() if projector is None else projector.first(until)
-        self.probe = nn.Linear(self.width if projector is None else projector.dims[until], classes)
+        self.probe = nn.Linear(width if projector is None else projector.dims[until], classes)
         nn.init.zeros_(self.probe.weight)
         nn.init.zeros_(self.probe.bias)
 

@@ -5,16 +5,15 @@ from pathlib import Path
 from typing import Unpack
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
 from cl_train._classifier import Classifier
 from cl_train._datasets import ImageDataset, readable
 from cl_train._distilled import Distilled
 from cl_train._errors import InputError
-from cl_train._fine_tune import check_network
-from cl_train._frozen import fingerprint
-from cl_train._labelled import Labels, labelled
+from cl_train._frozen import digest_of, fingerprint
+from cl_train._labelled import Labels, WithLabels, labelled
 from cl_train._lars import LARS, lars_groups
 from cl_train._protocol import (
     Loop,
@@ -23,6 +22,8 @@ from cl_train._protocol import (
     Tuned,
     accelerator_of,
     batch_of,
+    check_classes,
+    check_network,
     inference,
     train_and_test,
 )
@@ -48,29 +49,30 @@ def distill(
 ) -> Tuned:
     r"""Train a classifier to answer as another one does, and test it: SimCLR v2's third stage.
 
-    With $w$ the `label_weight`, $d$ `distillation_loss` over all images and $c$ the mean cross entropy of those with
-    labels, the loss is $(1 - w)\, d + w\, c$. Both networks see the same views. Defaults are the paper's: the schedule
-    and batch of pretraining (400 epochs, batch 4096, LARS with learning rate $0.1 \sqrt{\text{batch}}$ and weight decay
-    1e-4, warm-up for a twentieth of the epochs), crop and flip, no labels (arXiv:2006.10029, sections 2 and 3). It
-    distils into a network like the teacher at `temperature` 0.1 first, then into smaller ones at 1.0.
+    The loss is $(1 - w)\, d + w\, c$ with $w$ the `label_weight`, $d$ `distillation_loss` over the batch, and $c$ the
+    cross entropy of those of its images that have labels, added up and divided by how many of a batch have one on
+    average. Both networks see the same views. Defaults are the paper's: the schedule and batch of pretraining (400
+    epochs, batch 4096, LARS with learning rate $0.1 \sqrt{\text{batch}}$ and weight decay 1e-4, warm-up for a twentieth
+    of the epochs), crop and flip, no labels (arXiv:2006.10029, sections 2 and 3). It distils into a network like the
+    teacher at `temperature` 0.1 first, then into smaller ones at 1.0.
 
     Args:
         student: Trained in place; its weights must be equal on all processes.
         train: Images; labels are used where `label_weight` > 0 only.
         test: Labelled images.
         teacher: views -> logits, one for each of the student's classes: such as what `fine_tune` trained. It is
-            in inference mode, and checksums prove that it stays as it was.
+            in inference mode, and checksums prove that it stays as it was. It stays on the device of the run.
         transform: `(images, keys) -> views` for training, such as `cl_augment.LinearEvalAugment`.
         test_transform: Likewise for the test, such as `cl_augment.EvalTransform`.
         temperature: tau > 0.
         labels: Which images of `train` have labels, as in `fine_tune`; with the same seed, the same ones.
         label_weight: w in [0, 1).
         epochs: Passes over the images, >= 1.
-        batch_size: Images per step over all processes; at most all images are taken.
+        batch_size: Images per step over all processes; at most all images, and a multiple of the processes, are taken.
         optimizer: `(student, images per step) -> optimizer`, called when these are known; None: the LARS above.
         seed: Seed of the draw of labels, of the order of the images and of their views.
-        out: Folder of the run, to go on from after an interruption; None: a temporary one, kept only where the run
-            fails.
+        out: Folder of the run, to go on from after an interruption, with the student as it was at first; None: a
+            temporary one, kept only where the run fails.
         loop: Any other keyword of `pretrain`, such as `workers`, `chunk_size`, `accelerator`.
 
     Returns:
@@ -82,20 +84,23 @@ def distill(
         Interrupted: As `pretrain`.
         FloatingPointError: As `pretrain`.
     """
-    _check(student, test, temperature=temperature, label_weight=label_weight)
+    _check(student, teacher, test, temperature=temperature, label_weight=label_weight)
     accelerator = accelerator_of(loop)
     images, share = train, 1.0
+    identity: dict[str, object] = {"task": "distill", "student": fingerprint(student), "teacher": fingerprint(teacher)}
+    identity |= {"temperature": temperature, "label_weight": label_weight}
     if label_weight > 0:
-        images = WithLabels(train, labelled(train, labels, seed=seed))
-        share = images.share
+        check_classes(train, test)
+        ids = labelled(train, labels, seed=seed)
+        images, share = WithLabels(train, ids), len(ids) / len(train)
+        identity["labelled"] = digest_of(ids)
     batch_size = batch_of(batch_size, images, accelerator)
     loop.setdefault("title", "distill")
     loop.setdefault("warmup_epochs", epochs / 20)
     method = Distilled(
         student, transform, teacher=teacher, temperature=temperature, label_weight=label_weight, labelled=share
     )
-    identity = {"task": "distill", "student": fingerprint(student), "teacher": fingerprint(teacher)}
-    with inference(teacher, accelerator):
+    with inference(teacher, accelerator, name="teacher"):
         _check_teacher(teacher, student, test_transform, test, accelerator.device)
         return train_and_test(
             method,
@@ -108,7 +113,7 @@ def distill(
             optimizer=(optimizer or _lars)(student, batch_size),
             seed=seed,
             out=out,
-            identity=identity | {"temperature": temperature, "label_weight": label_weight, "labelled": share},
+            identity=identity,
             loop=loop,
         )
 
@@ -117,39 +122,11 @@ def _lars(student: nn.Module, batch_size: int) -> Optimizer:
     return LARS(lars_groups(student, weight_decay=1e-4), 0.1 * math.sqrt(batch_size))
 
 
-class WithLabels(ImageDataset):
-    """A data set of which some images keep their labels; the others have -1.
-
-    Args:
-        dataset: Labelled images.
-        ids: Numbers of those that keep theirs.
-
-    Attributes:
-        share: Of the images, how many have a label, in (0, 1].
-    """
-
-    def __init__(self, dataset: ImageDataset, ids: Tensor) -> None:
-        if dataset.labels is None:
-            raise InputError("`train` must have labels where `label_weight` is above 0.")
-        self.dataset, self.images, self.classes = dataset, dataset.images, dataset.classes
-        self.labels = torch.full_like(dataset.labels, -1)
-        self.labels[ids] = dataset.labels[ids]
-        self.share = len(ids) / len(dataset)
-
-    def __len__(self) -> int:
-        """Number of images."""
-        return len(self.dataset)
-
-    def read(self, index: int) -> Tensor:
-        """Image `index`, (c, h, w)."""
-        return self.dataset.read(index)
-
-    def name(self, index: int) -> str:
-        """What the data set calls it."""
-        return self.dataset.name(index)
-
-
-def _check(student: Classifier, test: ImageDataset, *, temperature: float, label_weight: float) -> None:
+def _check(
+    student: Classifier, teacher: nn.Module, test: ImageDataset, *, temperature: float, label_weight: float
+) -> None:
+    if {id(parameter) for parameter in student.parameters()} & {id(parameter) for parameter in teacher.parameters()}:
+        raise InputError("`teacher` must share no parameter with `student`: it would learn with it.")
     if test.labels is None:
         raise InputError("`test` must have labels.")
     check_network(student, len(test.classes or []), name="student")

@@ -7,7 +7,8 @@ from cl_losses import distillation_loss
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cl_train._supervised import Frozen, OneView, Transform
+from cl_train._frozen import Frozen
+from cl_train._supervised import OneView, Transform
 
 
 class DistilledLogits(NamedTuple):

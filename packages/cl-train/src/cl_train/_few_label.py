@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from cl_train._errors import InputError
-from cl_train._few_labels import few_labels
+from cl_train._few_labels import check_rows, few_labels
 from cl_train._logistic import fit_logistic
 from cl_train._scores import Scores, check_features, scores
 
@@ -82,15 +82,7 @@ def _drawn(train_y: Tensor, labels: int | float | Tensor | None, draws: int) -> 
         return [torch.arange(len(train_y))]
     if not isinstance(labels, Tensor):
         return [few_labels(train_y, labels, seed=draw) for draw in range(draws)]
-    listed = labels.long()
-    if (
-        labels.ndim != 1
-        or labels.dtype in (torch.bool, torch.float32, torch.float64)
-        or len(listed.unique()) < len(listed)
-    ):
-        raise InputError("`labels` must be numbers of rows, integers of shape (k,), none of them twice.")
-    if len(listed) == 0 or int(listed.min()) < 0 or int(listed.max()) >= len(train_y):
-        raise InputError(f"`labels` must be numbers of rows, one or more from 0 to {len(train_y) - 1}.")
+    listed = check_rows(labels, len(train_y))
     if len(train_y[listed].unique()) == 1:
         raise InputError(f"`labels` must be rows of at least two classes, all are of {int(train_y[listed[0]])}.")
     return [listed]

@@ -40,6 +40,20 @@ def few_labels(labels: Tensor, amount: int | float, *, seed: int) -> Tensor:
     return torch.from_numpy(np.concatenate(chosen))
 
 
+def check_rows(labels: Tensor, n: int) -> Tensor:
+    """Numbers of rows that keep their labels as they were given: int64, (k,).
+
+    Raises:
+        InputError: They are no whole numbers from 0 to n - 1, one stands twice, or there are none.
+    """
+    rows = labels.long()
+    if labels.ndim != 1 or labels.is_floating_point() or labels.dtype == torch.bool or len(rows.unique()) < len(rows):
+        raise InputError("`labels` must be numbers of rows, integers of shape (k,), none of them twice.")
+    if len(rows) == 0 or int(rows.min()) < 0 or int(rows.max()) >= n:
+        raise InputError(f"`labels` must be numbers of rows, one or more from 0 to {n - 1}.")
+    return rows
+
+
 def held_out(labels: Tensor, share: float, *, seed: int) -> tuple[Tensor, Tensor]:
     """Two parts of all rows: those to train on, and those to choose hyperparameters by.
 

@@ -9,8 +9,7 @@ from torch.optim import Optimizer
 
 from cl_train._classifier import Classifier
 from cl_train._datasets import ImageDataset
-from cl_train._errors import InputError
-from cl_train._frozen import fingerprint
+from cl_train._frozen import digest_of, fingerprint
 from cl_train._labelled import Labels, labelled
 from cl_train._lars import LARS, lars_groups
 from cl_train._protocol import (
@@ -21,6 +20,7 @@ from cl_train._protocol import (
     accelerator_of,
     batch_of,
     check_classes,
+    check_network,
     train_and_test,
 )
 from cl_train._subset import Subset
@@ -65,11 +65,11 @@ def fine_tune(
             spread over the classes; those named in a text file, one a line, as in the published lists for ImageNet (its
             path); those with these numbers (a tensor); None: all. Where it is left to chance, `seed` decides.
         epochs: Passes over these images, >= 1.
-        batch_size: Images per step over all processes; at most all images are taken.
+        batch_size: Images per step over all processes; at most all images, and a multiple of the processes, are taken.
         optimizer: `(network, images per step) -> optimizer`, called when these are known; None: the LARS above.
         seed: Seed of the draw of labels, of the order of the images and of their views.
-        out: Folder of the run, to go on from after an interruption; None: a temporary one, kept only where the run
-            fails.
+        out: Folder of the run, to go on from after an interruption, with the network as it was at first; None: a
+            temporary one, kept only where the run fails.
         loop: Any other keyword of `pretrain`, such as `workers`, `chunk_size`, `accelerator`.
 
     Returns:
@@ -83,7 +83,8 @@ def fine_tune(
     """
     check_network(network, check_classes(train, test), name="network")
     accelerator = accelerator_of(loop)
-    images = Subset(train, labelled(train, labels, seed=seed))
+    ids = labelled(train, labels, seed=seed)
+    images = train if labels is None else Subset(train, ids)
     check_classes(images, test)
     batch_size = batch_of(batch_size, images, accelerator)
     loop.setdefault("title", "fine-tune")
@@ -99,16 +100,10 @@ def fine_tune(
         optimizer=(optimizer or _lars)(network, batch_size),
         seed=seed,
         out=out,
-        identity={"task": "fine_tune", "network": fingerprint(network)},
+        identity={"task": "fine_tune", "network": fingerprint(network), "labelled": digest_of(ids)},
         loop=loop,
     )
 
 
 def _lars(network: nn.Module, batch_size: int) -> Optimizer:
     return LARS(lars_groups(network, weight_decay=0.0), 0.005 * math.sqrt(batch_size))
-
-
-def check_network(network: Classifier, classes: int, *, name: str) -> None:
-    """Raise unless a network tells as many classes apart as there are."""
-    if network.classes != classes:
-        raise InputError(f"`{name}` must have the {classes} classes of the images, it has {network.classes}.")

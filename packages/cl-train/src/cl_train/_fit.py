@@ -66,7 +66,7 @@ def _peak_of(method: Method, plan: Plan, accelerator: Accelerator, ids: list[int
         with torch.no_grad():
             views = method.views(joined, keys.to(accelerator.device)).contiguous(memory_format=torch.channels_last)
         with accelerator.autocast(), running_statistics_held(method):
-            fields = [field for field in fields_of(method(views)) if field is not None]
+            fields = [field for field in fields_of(method(views)) if field is not None and field.requires_grad]
         torch.autograd.backward([field.float().sum() for field in fields])
 
     with torch.random.fork_rng(devices=[accelerator.device] if accelerator.device.type == "cuda" else []):

@@ -20,7 +20,7 @@ def judge(
     test: ImageDataset,
     *,
     transform: Callable[[Tensor, Tensor], Tensor],
-    batch_size: int,
+    share: int,
     accelerator: Accelerator,
     workers: int | None,
     max_bad_images: float,
@@ -31,7 +31,7 @@ def judge(
         network: views -> logits (n, classes), on the device.
         test: Labelled images.
         transform: `(images, keys) -> views`; the keys are the images' numbers.
-        batch_size: Images over all processes.
+        share: Images of a process at a time, >= 1.
         accelerator: The processes, and their precision.
         workers: As in `pretrain`.
         max_bad_images: Share of the images that may be unreadable.
@@ -40,7 +40,7 @@ def judge(
         InputError: More images than allowed cannot be read, on all processes.
     """
     own = torch.arange(accelerator.process_index, len(test), accelerator.num_processes)
-    ids = list(own.split(max(1, batch_size // accelerator.num_processes)))
+    ids = list(own.split(share))
     assert test.labels is not None  # checked before
     hits = torch.zeros(3, len(test.classes or []), dtype=torch.int64, device=accelerator.device)
     unread: list[str] = []
@@ -51,7 +51,7 @@ def judge(
         workers=workers,
         device=accelerator.device,
         host=True,
-        skip_unreadable=max_bad_images > 0,
+        skip_unreadable=True,  # so that what one process cannot read ends all of them
         least=0,
     )
     with frozen(network):
@@ -66,7 +66,9 @@ def judge(
             assert batch.labels is not None
             hits += count_hits(logits, batch.labels)
     unread = gather_object(unread)
-    if len(unread) > max(1, max_bad_images * len(test)):
-        share = f"{len(unread)} of {len(test)}"
-        raise InputError(f"`max_bad_images` is {max_bad_images:g} of all, {share} test images could not be read.")
+    if len(unread) > (max(1, max_bad_images * len(test)) if max_bad_images > 0 else 0):
+        raise InputError(
+            f"`max_bad_images` is {max_bad_images:g} of all, {len(unread)} of {len(test)} test images could not be "
+            f"read, such as {min(unread)}."
+        )
     return scores_of(accelerator.reduce(hits, reduction="sum"))

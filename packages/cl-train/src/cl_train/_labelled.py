@@ -7,7 +7,7 @@ from torch import Tensor
 
 from cl_train._datasets import ImageDataset
 from cl_train._errors import InputError
-from cl_train._few_labels import few_labels
+from cl_train._few_labels import check_rows, few_labels
 from cl_train._subset import find_by_name
 
 Labels = int | float | str | Path | Tensor | None
@@ -32,12 +32,39 @@ def labelled(dataset: ImageDataset, labels: Labels, *, seed: int) -> Tensor:
     if labels is None:
         return torch.arange(len(dataset))
     if isinstance(labels, Tensor):
-        return labels
+        return check_rows(labels, len(dataset))
     if isinstance(labels, str | Path):
-        return find_by_name(dataset, _lines(Path(labels)))
+        return check_rows(find_by_name(dataset, _lines(Path(labels))), len(dataset))
     if dataset.labels is None:
         raise InputError("`train` must have labels.")
     return few_labels(dataset.labels, labels, seed=seed)
+
+
+class WithLabels(ImageDataset):
+    """A data set of which some images keep their labels; the others have -1.
+
+    Args:
+        dataset: Labelled images.
+        ids: Numbers of those that keep theirs.
+    """
+
+    def __init__(self, dataset: ImageDataset, ids: Tensor) -> None:
+        assert dataset.labels is not None  # checked by `distill`
+        self.dataset, self.images, self.classes = dataset, dataset.images, dataset.classes
+        self.labels = torch.full_like(dataset.labels, -1)
+        self.labels[ids] = dataset.labels[ids]
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.dataset)
+
+    def read(self, index: int) -> Tensor:
+        """Image `index`, (c, h, w)."""
+        return self.dataset.read(index)
+
+    def name(self, index: int) -> str:
+        """What the data set calls it."""
+        return self.dataset.name(index)
 
 
 def _lines(path: Path) -> list[str]:

@@ -9,7 +9,7 @@ from torch import nn
 from cl_train._classifier import Classifier
 from cl_train._datasets import ImageDataset
 from cl_train._errors import InputError
-from cl_train._frozen import fingerprint
+from cl_train._frozen import Frozen, fingerprint
 from cl_train._protocol import (
     Loop,
     Transform,
@@ -21,7 +21,7 @@ from cl_train._protocol import (
 )
 from cl_train._schedule import scaled_lr
 from cl_train._scores import Scores
-from cl_train._supervised import Frozen, Supervised
+from cl_train._supervised import Supervised
 
 
 def linear_eval(
@@ -45,7 +45,8 @@ def linear_eval(
     no warm-up, no decay, crop and flip in training (arXiv:2002.05709, App. B.5 and B.6). The loop is that of
     `pretrain`: several processes, resume, signals, unreadable images.
 
-    The number says little without that of the same encoder before it was trained, and of the raw pixels.
+    The encoder stays on the device of the run, in channels-last layout. The number says little without that of the
+    same encoder before it was trained, and of the raw pixels.
 
     Args:
         encoder: views (n, c, size, size) -> features (n, d), with an attribute `feature_dim`.
@@ -54,7 +55,7 @@ def linear_eval(
         transform: `(images, keys) -> views` for training, such as `cl_augment.LinearEvalAugment`.
         test_transform: Likewise for the test, such as `cl_augment.EvalTransform`.
         epochs: Passes over the training images, >= 1.
-        batch_size: Images per step over all processes; at most all images are taken.
+        batch_size: Images per step over all processes; at most all images, and a multiple of the processes, are taken.
         base_lr: Learning rate at a batch of 256, > 0.
         seed: Seed of the order of the images and of their views.
         out: Folder of the run, to go on from after an interruption; None: a temporary one, kept only where the run
@@ -78,7 +79,7 @@ def linear_eval(
     loop.setdefault("title", "linear eval")
     loop.setdefault("warmup_epochs", 0.0)
     network = Classifier(Frozen(encoder), classes)
-    with inference(encoder, accelerator):
+    with inference(encoder, accelerator, name="encoder"):
         return train_and_test(
             Supervised(network, transform),
             network,

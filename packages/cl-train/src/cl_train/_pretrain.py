@@ -341,9 +341,13 @@ def _prepared(
         share_statistics(method, processes=accelerator.num_processes)
     if settings.compile == "all":
         method.encoder.compile()
+    prepared = accelerator.prepare(method, optimizer)
     try:
-        yield accelerator.prepare(method, optimizer)
+        yield prepared
     finally:  # the method gets its own forward back
+        # Accelerate keeps what it has prepared: weights and momentum of each run of a script with several.
+        for kept, ours in zip((accelerator._models, accelerator._optimizers), prepared, strict=True):
+            kept[:] = [each for each in kept if each is not ours]
         accelerator.unwrap_model(method, keep_fp32_wrapper=False)
         # Accelerate leaves a mark, for which it would not put the next run of this method under autocast.
         vars(method).pop("_is_accelerate_prepared", None)

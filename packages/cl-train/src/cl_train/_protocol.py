@@ -31,6 +31,7 @@ from cl_train._trackers import Tracker
 from cl_train._watch import Health
 
 Transform = Callable[[Tensor, Tensor], Tensor]
+_TEST_BATCH = 256
 MakeOptimizer = Callable[[nn.Module, int], Optimizer]
 
 
@@ -118,12 +119,17 @@ def train_and_test(
         network,
         test,
         transform=test_transform,
-        batch_size=batch_size,
+        share=min(batch_size // accelerator.num_processes, _at_once(loop.get("chunk_size"))),
         accelerator=accelerator,
         workers=loop.get("workers"),
         max_bad_images=loop.get("max_bad_images", 0.0),
     )
     return Tuned(network, scores, run)
+
+
+def _at_once(chunk_size: ChunkSize) -> int:
+    """Test images that surely fit where chunks of this size were trained on; more would bring no speed."""
+    return min(chunk_size, _TEST_BATCH) if isinstance(chunk_size, int) else _TEST_BATCH
 
 
 def accelerator_of(loop: Loop) -> Accelerator:
@@ -149,6 +155,12 @@ def check_classes(train: ImageDataset, test: ImageDataset) -> int:
     return len(train.classes or [])
 
 
+def check_network(network: Classifier, classes: int, *, name: str) -> None:
+    """Raise unless a network tells as many classes apart as there are."""
+    if network.classes != classes:
+        raise InputError(f"`{name}` must have the {classes} classes of the images, it has {network.classes}.")
+
+
 def batch_of(batch_size: int, dataset: ImageDataset, accelerator: Accelerator) -> int:
     """Images per step: what was asked for, but at most all, and a multiple of the processes.
 
@@ -159,14 +171,20 @@ def batch_of(batch_size: int, dataset: ImageDataset, accelerator: Accelerator) -
     if batch_size < 1:
         raise InputError(f"`batch_size` must be positive, got {batch_size}.")
     processes = accelerator.num_processes
-    return min(batch_size, len(dataset)) // processes * processes
+    taken = min(batch_size, len(dataset)) // processes * processes
+    if taken < 1:
+        raise InputError(
+            f"`batch_size` and the images must be at least as many as the {processes} processes, got {batch_size} and "
+            f"{len(dataset)}."
+        )
+    return taken
 
 
 @contextmanager
-def inference(network: nn.Module, accelerator: Accelerator) -> Iterator[None]:
+def inference(network: nn.Module, accelerator: Accelerator, *, name: str) -> Iterator[None]:
     """Within it a network is on the device, in inference mode, and may not change."""
     network.to(accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    with frozen(network):
+    with frozen(network, name=name):
         yield
 
 

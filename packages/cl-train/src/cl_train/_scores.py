@@ -54,7 +54,7 @@ def count_hits(logits: Tensor, labels: Tensor) -> Tensor:
     """
     ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
     found = torch.stack([ranked[:, 0], ranked.any(1), torch.ones_like(ranked[:, 0])]).long()
-    return found.new_zeros(3, logits.shape[1]).index_add_(1, labels, found)
+    return found.new_zeros(3, logits.shape[1]).index_add_(1, labels.long(), found)
 
 
 def scores_of(hits: Tensor) -> Scores:
@@ -71,9 +71,12 @@ def check_features(
     """Number of classes, after checking that features and labels belong together.
 
     Raises:
-        InputError: There are no labels, shapes do not fit, features are not finite, training has one class only, or a
-            test label does not occur in training. `name` is what errors call the test.
+        InputError: There are no labels, devices differ, shapes do not fit, features are not finite, training has one class
+            only, or a test label does not occur in training. `name` is what errors call the test.
     """
+    devices = [str(each.device) for each in (train_x, train_y, test_x, test_y) if each is not None]
+    if len(set(devices)) > 1:
+        raise InputError(f"features and labels must all be on one device, got {', '.join(devices)}.")
     for part, x, y in (("train", train_x, train_y), (name, test_x, test_y)):
         _check_part(part, x, y)
     assert train_y is not None and test_y is not None  # noqa: PT018
@@ -81,8 +84,9 @@ def check_features(
         raise InputError(
             f"`train_x` and `{name}_x` must be equally wide, got {train_x.shape[1]} and {test_x.shape[1]}."
         )
-    if train_y.is_floating_point() or int(train_y.min()) < 0:
-        raise InputError("`train_y` must hold classes, integers from 0.")
+    for part, y in (("train", train_y), (name, test_y)):
+        if y.is_floating_point() or y.dtype == torch.bool or int(y.min()) < 0:
+            raise InputError(f"`{part}_y` must hold classes, integers from 0.")
     known = set(train_y.tolist())
     if len(known) == 1:
         raise InputError(f"`train_y` must hold at least two classes, it holds only {known.pop()}.")

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import torch
 from cl_augment import sample_keys
 from torch import Tensor, nn
 from torch.nn import functional
@@ -52,28 +51,6 @@ class Supervised(OneView):
         assert labels is not None  # checked by those who train with it
         loss = functional.cross_entropy(embeddings, labels)
         return loss, {"loss": loss.detach(), "top1": (embeddings.detach().argmax(1) == labels).float().mean()}
-
-
-class Frozen(nn.Module):
-    """A network without gradient that is no part of who holds it: not moved, saved, counted or trained with it.
-
-    Args:
-        network: views -> features or logits, with `feature_dim` if it is to be an encoder.
-    """
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.held = (network,)  # nn.Module does not look into tuples
-
-    @property
-    def feature_dim(self) -> int:
-        """Of the network."""
-        return self.held[0].feature_dim  # type: ignore[return-value]
-
-    def forward(self, views: Tensor) -> Tensor:
-        """What the network says, without gradient."""
-        with torch.no_grad():
-            return self.held[0](views)
 
 
 def _cut(transform: Transform, images: Tensor, keys: Tensor) -> tuple[Tensor]:

@@ -120,9 +120,16 @@ class Watch:
         return [] if finding is None else [finding]
 
     def _tell(self, found: list[Finding], *, ends: list[Finding], epoch: float) -> None:
-        for finding in found:
-            if finding.name not in self.told and self.accelerator.is_main_process:
-                warnings.warn(HealthWarning(finding, epoch=epoch), stacklevel=2)
-            self.told.add(finding.name)
-        if self.health == "stop" and ends:
-            self.last = ends[0]
+        new = [finding for finding in found if finding.name not in self.told]
+        self.told |= {finding.name for finding in new}
+
+        def warn() -> Finding | None:
+            for finding in new:
+                try:
+                    warnings.warn(HealthWarning(finding, epoch=epoch), stacklevel=4)
+                except HealthWarning:  # where a filter makes it an error, all processes end, and have saved
+                    return finding
+            return None
+
+        refused = on_main(self.accelerator, warn) if new else None
+        self.last = refused or (ends[0] if self.health == "stop" and ends else None)
