@@ -71,8 +71,8 @@ def check_features(
     """Number of classes, after checking that features and labels belong together.
 
     Raises:
-        InputError: There are no labels, devices differ, shapes do not fit, features are not finite, training has one class
-            only, or a test label does not occur in training. `name` is what errors call the test.
+        InputError: There are no labels, devices differ, shapes do not fit, features are not finite, training has one
+            class only, or a test label does not occur in training. `name` is what errors call the test.
     """
     devices = [str(each.device) for each in (train_x, train_y, test_x, test_y) if each is not None]
     if len(set(devices)) > 1:
