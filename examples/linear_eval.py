@@ -123,7 +123,6 @@ def judge(
             workers=flags.workers,
             out=out,
             resume=flags.resume,
-            may_change={"workers"},
             max_steps=flags.max_steps,
             max_bad_images=config.max_bad_images,
             accelerator=accelerator,
