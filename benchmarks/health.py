@@ -118,7 +118,7 @@ def _forked(out: Path, *, gather: bool) -> list[str]:
             warnings.simplefilter("always", HealthWarning)
             tiny.run(out / "run", trained=trained, max_steps=tiny.PER_EPOCH)
         with (out / "findings").open("a") as file:
-            file.writelines(f"{warning.message}\n" for warning in caught)
+            file.writelines(f"{w.message}\n" for w in caught if isinstance(w.message, HealthWarning))
 
     codes = tiny.wait(tiny.fork(process, world=2, log=out / "log"), seconds=120)
     assert codes == [0, 0], (out / "log").read_text()
