@@ -6,45 +6,17 @@ import re
 
 import pytest
 import torch
-from cl_augment import EvalTransform, LinearEvalAugment
+from _coloured import TRANSFORMS, Net, Same, coloured
 from cl_models import ProjectionHead, resnet18
 from cl_train import LARS, ArrayDataset, Classifier, InputError, fine_tune, lars_groups, make_accelerator
 from cl_train import _launch as launch
 from cl_train._protocol import batch_of
-from torch import nn
 from torch.nn import functional
-
-TRANSFORMS = {"transform": LinearEvalAugment(8), "test_transform": EvalTransform(8)}
 
 
 @pytest.fixture(autouse=True)
 def _float32(monkeypatch):
     monkeypatch.setattr(launch, "_native_precision", lambda: "no")
-
-
-def coloured(n=48, *, seed=0, classes=3) -> ArrayDataset:
-    """Class c is bright in channel c."""
-    images = 0.3 * torch.rand(n, 3, 8, 8, generator=torch.Generator().manual_seed(seed))
-    labels = torch.arange(n) % classes
-    images[torch.arange(n), labels] += 0.6
-    return ArrayDataset(images, labels)
-
-
-class Net(nn.Module):
-    feature_dim = 6
-
-    def __init__(self):
-        super().__init__()
-        torch.manual_seed(0)
-        self.layers = nn.Sequential(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU())
-
-    def forward(self, images):
-        return self.layers(images).mean((2, 3))
-
-
-class Same(nn.Module):
-    def forward(self, images, keys=None):
-        return images
 
 
 def tune(network=None, train=None, test=None, **changes):

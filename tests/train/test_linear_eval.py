@@ -7,7 +7,8 @@ import tempfile
 import numpy as np
 import pytest
 import torch
-from cl_augment import EvalTransform, LinearEvalAugment
+from _coloured import TRANSFORMS, Same, coloured
+from cl_augment import LinearEvalAugment
 from cl_models import resnet18
 from cl_train import ArrayDataset, FolderDataset, InputError, linear_eval, make_accelerator
 from cl_train import _launch as launch
@@ -18,20 +19,10 @@ from torch.nn import functional
 few_cores = pytest.mark.filterwarnings("ignore:This DataLoader will create")
 forking = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 
-TRANSFORMS = {"transform": LinearEvalAugment(8), "test_transform": EvalTransform(8)}
-
 
 @pytest.fixture(autouse=True)
 def _float32(monkeypatch):
     monkeypatch.setattr(launch, "_native_precision", lambda: "no")
-
-
-def coloured(n=48, *, seed=0, classes=3) -> ArrayDataset:
-    """Class c is bright in channel c, so the mean colour tells it."""
-    images = 0.3 * torch.rand(n, 3, 8, 8, generator=torch.Generator().manual_seed(seed))
-    labels = torch.arange(n) % classes
-    images[torch.arange(n), labels] += 0.6
-    return ArrayDataset(images, labels)
 
 
 class MeanColour(nn.Module):
@@ -140,10 +131,6 @@ def test_the_layer_is_trained_as_the_paper_says():
     generator = torch.Generator().manual_seed(0)
     train = ArrayDataset(torch.rand(40, 3, 2, 2, generator=generator), torch.arange(40) % 4)
     test = ArrayDataset(torch.rand(200, 3, 2, 2, generator=generator), torch.arange(200) % 4)
-
-    class Same(nn.Module):
-        def forward(self, images, keys=None):
-            return images
 
     same = Same()
     found = judge(Pixels(), train, test, transform=same, test_transform=same, epochs=3, batch_size=40, base_lr=3.0)

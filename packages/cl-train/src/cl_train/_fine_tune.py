@@ -52,8 +52,8 @@ def fine_tune(
 
         lambda network, batch: SGD(network.parameters(), scaled_lr(0.05, batch), momentum=0.9, nesterov=True)
 
-    (arXiv:2002.05709, App. B.5). The same call with a network that was not pretrained
-    is the comparison that such a number needs.
+    (arXiv:2002.05709, App. B.5). The same call with a network that was not pretrained is the comparison that such a
+    number needs.
 
     Args:
         network: Trained in place; its weights must be equal on all processes.

@@ -67,7 +67,7 @@ def fingerprints(network: nn.Module) -> dict[str, str]:
 
 def digest_of(tensor: Tensor) -> str:
     """SHA-256 of a tensor's numbers."""
-    return hashlib.sha256(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()).hexdigest()
+    return hashlib.sha256(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data).hexdigest()
 
 
 def fingerprint(network: nn.Module) -> str:

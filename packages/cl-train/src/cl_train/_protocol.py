@@ -31,8 +31,9 @@ from cl_train._trackers import Tracker
 from cl_train._watch import Health
 
 Transform = Callable[[Tensor, Tensor], Tensor]
-_TEST_BATCH = 256
 MakeOptimizer = Callable[[nn.Module, int], Optimizer]
+
+_TEST_BATCH = 256  # images of a process at a time
 
 
 class Loop(TypedDict, total=False):
