@@ -23,6 +23,7 @@ from cl_models import ProjectionHead, resnet18
 from cl_train import (
     LARS,
     Classifier,
+    PretrainResult,
     SimCLR,
     Tuned,
     distill,
@@ -40,11 +41,12 @@ from cl_train import (
 )
 from measure import setting
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
-WIDTH, BATCH, EPOCHS = 0.25, 256, 20
+WIDTH, BATCH, EPOCHS, DISTILL_EPOCHS = 0.25, 256, 20, 10
 SHARES = (0.01, 0.1)
+SPEED = "images/s", "minutes"
 Figures = dict[str, dict[str, dict[str, float]]]
 
 
@@ -75,6 +77,12 @@ def network(seed: int, *, width: float = WIDTH) -> tuple[nn.Module, ProjectionHe
     return encoder, ProjectionHead(encoder.feature_dim, encoder.feature_dim, 128, layers=3)
 
 
+def speed(run: PretrainResult, batch: int) -> tuple[float, float]:
+    """Median images/s, which does not see pauses, and how many minutes all steps take at that rate."""
+    rate = statistics.median(entry["images_per_second"] for entry in run.history)
+    return rate, run.steps * batch / rate / 60
+
+
 def nesterov(network: nn.Module, batch: int, *, lr: float = 0.1, weight_decay: float = 0.0) -> Optimizer:
     """SGD as for networks that learn from labels."""
     return torch.optim.SGD(
@@ -103,8 +111,7 @@ def learn(bench: Bench, seed: int) -> SimCLR:
         accelerator=bench.accelerator,
     )
 
-    rates = [entry["images_per_second"] for entry in result.history]
-    bench.measure(seed, f"SimCLR, {EPOCHS} epochs", ("images/s",), lambda: (statistics.median(rates),))
+    bench.measure(seed, f"SimCLR, {EPOCHS} epochs", SPEED, lambda: speed(result, BATCH))
     return method
 
 
@@ -119,18 +126,23 @@ def encoder_at(bench: Bench, seed: int, epoch: int) -> nn.Module:
     return encoder
 
 
+def features(bench: Bench, encoder: nn.Module) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Of the training and test images, in the middle of which nothing is cut."""
+    parts = [extract_features(encoder, data, transform=EvalTransform(32)) for data in (bench.train, bench.test)]
+    (train_x, train_y), (test_x, test_y) = parts
+    assert train_y is not None
+    assert test_y is not None
+    return train_x, train_y, test_x, test_y
+
+
 def judge(bench: Bench, seed: int, row: str, encoder: nn.Module) -> None:
     """Linear, kNN, 1 % and 10 % of labels, on features that are computed once."""
     columns = ("linear", "kNN", *(f"{100 * share:g} %" for share in SHARES))
 
     def call() -> tuple[float, ...]:
-        parts = [extract_features(encoder, data, transform=EvalTransform(32)) for data in (bench.train, bench.test)]
-        (train_x, train_y), (test_x, test_y) = parts
-        assert train_y is not None
-        assert test_y is not None
-        features = train_x, train_y, test_x, test_y
-        few = [few_label_eval(*features, labels=share, draws=3).top1 for share in SHARES]
-        return linear_probe(*features, seed=seed).top1, knn_eval(*features).top1, *few
+        known = features(bench, encoder)
+        few = [few_label_eval(*known, labels=share, draws=3).top1 for share in SHARES]
+        return linear_probe(*known, seed=seed).top1, knn_eval(*known).top1, *few
 
     bench.measure(seed, row, columns, call)
 
@@ -154,17 +166,16 @@ def supervised(bench: Bench, seed: int) -> None:
         )
 
     found = train()  # or what its last checkpoint holds
-    rates = [entry["images_per_second"] for entry in found.run.history]
     row = f"supervised, {EPOCHS} epochs"
-    bench.measure(seed, row, ("its own", "images/s"), lambda: (found.scores.top1, statistics.median(rates)))
+    bench.measure(seed, row, ("its own", *SPEED), lambda: (found.scores.top1, *speed(found.run, BATCH)))
     judge(bench, seed, row, found.network.encoder)
 
 
 def protocol(bench: Bench, seed: int, epochs: int) -> None:
-    """The paper's linear evaluation, augmented images through the network in each epoch."""
+    """The paper's linear evaluation: on the features that the probe had, and as written, with crop and flip."""
+    encoder = encoder_at(bench, seed, EPOCHS)
 
-    def call() -> tuple[float, ...]:
-        encoder = encoder_at(bench, seed, EPOCHS)
+    def with_views() -> tuple[float, ...]:
         scores = linear_eval(
             encoder,
             bench.train,
@@ -178,7 +189,31 @@ def protocol(bench: Bench, seed: int, epochs: int) -> None:
         )
         return (scores.top1,)
 
-    bench.measure(seed, f"SimCLR, {EPOCHS} epochs", (f"linear_eval, {epochs} epochs",), call)
+    row = f"SimCLR, {EPOCHS} epochs"
+    bench.measure(seed, row, ("SGD, same features",), lambda: (sgd(*features(bench, encoder), seed=seed),))
+    bench.measure(seed, row, (f"linear_eval, {epochs} epochs",), with_views)
+
+
+def sgd(train_x: Tensor, train_y: Tensor, test_x: Tensor, test_y: Tensor, *, seed: int, epochs: int = 90) -> float:
+    """Top-1 of a layer that torch trains by the protocol's numbers; nothing of cl-train is in it."""
+    torch.manual_seed(seed)
+    layer = nn.Linear(train_x.shape[1], 10)
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    optimizer = torch.optim.SGD(layer.parameters(), 0.1 * BATCH / 256, momentum=0.9, nesterov=True)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * -(-len(train_x) // BATCH))
+    for _ in range(epochs):
+        for rows in torch.randperm(len(train_x)).split(BATCH):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(layer(train_x[rows]), train_y[rows]).backward()
+            optimizer.step()
+            schedule.step()
+    return float((layer(test_x).argmax(1) == test_y).double().mean())
+
+
+def of_share(share: float) -> tuple[str, str]:
+    """Columns of what is trained on a share of the labels."""
+    return f"{100 * share:g} %", f"minutes, {100 * share:g} %"
 
 
 def tune(bench: Bench, seed: int, share: float, row: str, classifier: Classifier) -> Classifier:
@@ -189,21 +224,20 @@ def tune(bench: Bench, seed: int, share: float, row: str, classifier: Classifier
         bench.train,
         bench.test,
         labels=share,
-        epochs=100 if share < 0.05 else 40,
+        epochs=100 if share < 0.05 else 30,
         batch_size=64,
         optimizer=nesterov,
         out=bench.out / f"{row} {share}-{seed}",
         **settings,
     )
-    bench.measure(seed, row, (f"{100 * share:g} %",), lambda: (found.scores.top1,))
+    bench.measure(seed, row, of_share(share), lambda: (found.scores.top1, speed(found.run, 64)[1]))
     return classifier
 
 
-def version_2(bench: Bench, seed: int, method: SimCLR) -> None:
-    """Fine-tuning from the first layer of the head and from the encoder, distillation, and from scratch."""
+def version_2(bench: Bench, seed: int, method: SimCLR, *, distilled: bool) -> None:
+    """Fine-tuning from the first layer of the head and from the encoder, from scratch, and distillation if asked."""
     assert isinstance(method.projector, ProjectionHead)
     for share in SHARES:
-        column = f"{100 * share:g} %"
         teacher = None
         for until, row in ((1, "fine-tuned from the first head layer"), (0, "fine-tuned from the encoder")):
             pretrained = Classifier(
@@ -214,24 +248,26 @@ def version_2(bench: Bench, seed: int, method: SimCLR) -> None:
         tune(bench, seed, share, "from scratch", Classifier(network(seed)[0], 10))
         half = network(seed, width=WIDTH / 2)[0]
         tune(bench, seed, share, "half-width student, from scratch", Classifier(half, 10))
+        if not distilled:
+            continue
         student = Classifier(network(seed, width=WIDTH / 2)[0], 10)
         assert teacher is not None
         bench.measure(
             seed,
             "half-width student, distilled",
-            (column,),
-            lambda: (taught(bench, seed, student, teacher, f"distilled {share}-{seed}"),),  # noqa: B023
+            of_share(share),
+            lambda: taught(bench, seed, student, teacher, f"distilled {share}-{seed}"),  # noqa: B023
         )
 
 
-def taught(bench: Bench, seed: int, student: Classifier, teacher: Classifier, folder: str) -> float:
-    """Top-1 of a student."""
+def taught(bench: Bench, seed: int, student: Classifier, teacher: Classifier, folder: str) -> tuple[float, float]:
+    """Top-1 of a student, and its minutes."""
     found = distill(
         student,
         bench.train,
         bench.test,
         teacher=teacher,
-        epochs=EPOCHS,
+        epochs=DISTILL_EPOCHS,
         batch_size=BATCH,
         optimizer=lambda network, batch: nesterov(network, batch, weight_decay=5e-4),
         warmup_epochs=1.0,
@@ -240,22 +276,36 @@ def taught(bench: Bench, seed: int, student: Classifier, teacher: Classifier, fo
         accelerator=bench.accelerator,
         **bench.transforms,  # type: ignore[arg-type]
     )
-    return found.scores.top1
+    return found.scores.top1, speed(found.run, BATCH)[1]
 
 
 def table(figures: Figures, rows: list[str], columns: list[str]) -> None:
-    """Per cent, mean and standard deviation over the seeds."""
-    print(f"| | {' | '.join(columns)} |\n|---|" + "---:|" * len(columns))
+    """Per cent, but for rates and minutes: mean and standard deviation over the seeds, whose number stands beside."""
+    print(f"| | {' | '.join(columns)} | seeds |\n|---|" + "---:|" * (len(columns) + 1))
     for row in rows:
-        cells = []
+        cells, seeds = [], 0
         for column in columns:
             values = [by_row[row][column] for by_row in figures.values() if column in by_row.get(row, {})]
-            scale = 1 if column == "images/s" else 100
-            mean = f"{scale * statistics.mean(values):.{0 if scale == 1 else 1}f}" if values else ""
-            spread = f" ± {scale * statistics.stdev(values):.1f}" if len(values) > 1 and scale == 100 else ""
+            plain = column.startswith(SPEED)
+            mean = f"{(1 if plain else 100) * statistics.mean(values):.{0 if plain else 1}f}" if values else ""
+            spread = f" ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 and not plain else ""
             cells.append(mean + spread)
-        print(f"| {row} | {' | '.join(cells)} |")
+            seeds = max(seeds, len(values))
+        print(f"| {row} | {' | '.join(cells)} | {seeds} |")
     print()
+
+
+def show(figures: Figures, as_written: str) -> None:
+    """The tables: protocols, linear ones beside each other, few labels."""
+    few = [of_share(share)[0] for share in SHARES]
+    pretrained = [f"SimCLR, {epoch} epochs" for epoch in (5, 10, EPOCHS)]
+    names = ["raw pixels", "randomly initialised encoder", *pretrained, f"supervised, {EPOCHS} epochs"]
+    table(figures, names, ["linear", "kNN", *few, "its own", *SPEED])
+    one = {seed: rows for seed, rows in figures.items() if as_written in rows.get(pretrained[-1], {})}
+    table(one, [pretrained[-1]], ["linear", "SGD, same features", as_written])  # of one seed, so that they compare
+    rows = ["from scratch", "fine-tuned from the encoder", "fine-tuned from the first head layer"]
+    rows += ["half-width student, from scratch", "half-width student, distilled"]
+    table(figures, rows, [column for share in SHARES for column in of_share(share)])
 
 
 def main() -> None:
@@ -275,21 +325,11 @@ def main() -> None:
         judge(bench, seed, "randomly initialised encoder", network(seed)[0])
         for epoch in (5, 10, EPOCHS):
             judge(bench, seed, f"SimCLR, {epoch} epochs", encoder_at(bench, seed, epoch))
-        version_2(bench, seed, method)
+        version_2(bench, seed, method, distilled=seed == words.seeds[0])
         supervised(bench, seed)
     if not words.table:
         protocol(bench, words.seeds[0], words.linear_epochs)
-    few = [f"{100 * share:g} %" for share in SHARES]
-    names = ["raw pixels", "randomly initialised encoder", *(f"SimCLR, {epoch} epochs" for epoch in (5, 10, EPOCHS))]
-    names.append(f"supervised, {EPOCHS} epochs")
-    table(
-        bench.figures,
-        names,
-        ["linear", "kNN", *few, "its own", f"linear_eval, {words.linear_epochs} epochs", "images/s"],
-    )
-    rows = ["from scratch", "fine-tuned from the encoder", "fine-tuned from the first head layer"]
-    rows += ["half-width student, from scratch", "half-width student, distilled"]
-    table(bench.figures, rows, few)
+    show(bench.figures, f"linear_eval, {words.linear_epochs} epochs")
     print(setting("torch", "accelerate", "cl-train", "cl-augment", "cl-losses", "cl-models"))
 
 
