@@ -127,7 +127,7 @@ def encoder_at(bench: Bench, seed: int, epoch: int) -> nn.Module:
 
 
 def features(bench: Bench, encoder: nn.Module) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Of the training and test images, in the middle of which nothing is cut."""
+    """Features and labels of the training images, then of the test images, each seen whole."""
     parts = [extract_features(encoder, data, transform=EvalTransform(32)) for data in (bench.train, bench.test)]
     (train_x, train_y), (test_x, test_y) = parts
     assert train_y is not None
