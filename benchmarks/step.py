@@ -115,7 +115,7 @@ class Interleaved(SimCLR):
         self.others, self.name, self.since = others, name, time.perf_counter()
         self.seconds: dict[str, list[float]] = {each: [] for each in [name, *others]}
 
-    def after_step(self) -> None:
+    def after_step(self, step: int, total_steps: int) -> None:
         self.seconds[self.name].append(time.perf_counter() - self.since)
         turns = list(self.others.items())
         for name, other in turns if len(self.seconds[self.name]) % 2 else reversed(turns):

@@ -107,7 +107,7 @@ class Watched(SimCLR):
         loss, metrics = super().loss(embeddings, labels)
         return (loss * torch.nan, metrics | {"loss": metrics["loss"] * torch.nan}) if self.spoilt else (loss, metrics)
 
-    def after_step(self) -> None:
+    def after_step(self, step: int, total_steps: int) -> None:
         if self.taken is not None:
             self.taken.value += 1
 

@@ -406,7 +406,7 @@ def test_nothing_is_kept_between_looks(tmp_path):
     kept = []
 
     class Watched(SimCLR):
-        def after_step(self):
+        def after_step(self, step, total_steps):
             kept.append(None)
 
         def health(self, embeddings):

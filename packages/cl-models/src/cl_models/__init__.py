@@ -18,4 +18,4 @@ from cl_models._sync_batchnorm import sync_batchnorm as sync_batchnorm
 from cl_models._weights import load_encoder as load_encoder
 from cl_models._weights import save_encoder as save_encoder
 
-__version__ = "0.3.0"
+__version__ = "0.4.0"

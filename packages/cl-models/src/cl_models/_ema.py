@@ -66,7 +66,8 @@ class EMA(nn.Module):
 
     Attributes:
         module: The copy; `ema.module.feature_dim` is the encoder's.
-        step: Number of updates made, int64, part of `state_dict`. `decay` and `total_steps` are not.
+        step: Number of updates made, or the last `update`'s `step` + 1; int64, part of `state_dict`. `decay` and
+            `total_steps` are not.
 
     Raises:
         ValueError: An argument is out of its range, `module` is a DistributedDataParallel, or a parameter has less than
@@ -99,27 +100,32 @@ class EMA(nn.Module):
         with torch.no_grad():
             return self.module(*args, **kwargs)
 
-    def update(self, module: nn.Module) -> None:
+    def update(self, module: nn.Module, *, step: int | None = None) -> None:
         """Move the copy towards the module; call it once after every step that the optimiser took.
 
         Args:
             module: The network that was copied, or what DistributedDataParallel or torch.compile made of it.
+            step: k, the number of the step, from 0; None: that of the updates that were made. A loop that takes steps
+                back, weights and buffers, gives its own number, as the updates would be counted on.
 
         Raises:
-            ValueError: `total_steps` updates were made before, or the module's parameters are not those of the copy
-                in number, shape, dtype or device. The copy is then unchanged.
+            ValueError: `step` is negative or `total_steps` updates were made before, or the module's parameters are not
+                those of the copy in number, shape, dtype or device. The copy is then unchanged.
         """
+        count = self._count if step is None else step
+        if count < 0:
+            raise ValueError(f"`step` must be at least 0, got {count}.")
         if self.total_steps is None:
             decay = self.decay
-        elif self._count < self.total_steps:
-            decay = ema_decay(self._count, base=self.decay, total_steps=self.total_steps)
+        elif count < self.total_steps:
+            decay = ema_decay(count, base=self.decay, total_steps=self.total_steps)
         else:
             raise ValueError(f"`update` must be called at most `total_steps` times, {self.total_steps}.")
         targets, sources = _pairs(self.module, module)
         if targets:
             # torch's own average, public where the kernel for many tensors under it, `_foreach_lerp_`, is not
-            get_ema_multi_avg_fn(decay)(targets, sources, self._count)
-        self._count += 1
+            get_ema_multi_avg_fn(decay)(targets, sources, count)
+        self._count = count + 1
         self.step.fill_(self._count)
 
     def extra_repr(self) -> str:

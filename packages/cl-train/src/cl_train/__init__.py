@@ -1,5 +1,6 @@
 """The loop of contrastive learning, and what judges its result."""
 
+from cl_train._byol import BYOL as BYOL
 from cl_train._classifier import Classifier as Classifier
 from cl_train._datasets import ArrayDataset as ArrayDataset
 from cl_train._datasets import ImageDataset as ImageDataset
@@ -49,4 +50,4 @@ from cl_train._unhealthy import HealthWarning as HealthWarning
 from cl_train._unhealthy import UnhealthyRun as UnhealthyRun
 from cl_train._wrapped import WrappedDataset as WrappedDataset
 
-__version__ = "0.3.0"
+__version__ = "0.4.0"

@@ -31,3 +31,21 @@ def contrast_figures(z_a: Tensor, z_b: Tensor, *, loss: Any) -> dict[str, Tensor
         "spread": found.std.mean() * torch.tensor(float(z_a.shape[1])).sqrt().to(found.std),
     }
     return figures | {"entropy": found.entropy} if known else figures
+
+
+def bootstrap_figures(embeddings: Any) -> dict[str, Tensor]:
+    """Figures of BYOL's projections and of what keeps them apart, over all processes, the same on each.
+
+    Args:
+        embeddings: A `BYOLEmbeddings`.
+
+    Returns:
+        Those of `contrast_figures` for the online projections; "predictor_change", how far predictions are from the
+        projections they are made of, and "target_lag", how far the target's projections are from the online network's
+        of the same view: mean squared distances of unit rows, 0 to 4.
+    """
+    p, q, z = (torch.cat(views) for views in (embeddings[0:2], embeddings[2:4], embeddings[4:6]))
+    return contrast_figures(embeddings.p_a, embeddings.p_b, loss=None) | {
+        "predictor_change": contrastive_metrics(q, p, temperature=0.1).alignment,
+        "target_lag": contrastive_metrics(z, p, temperature=0.1).alignment,
+    }

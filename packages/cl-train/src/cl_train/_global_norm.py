@@ -17,6 +17,8 @@ from cl_train._norms import batchnorms
 if TYPE_CHECKING:
     from cl_train._step import Gradient
 
+_ONCE = "`batchnorm` 'global' needs every BatchNorm to be used once, in one order; one is not, as BYOL's."
+
 
 def global_gradient(gradient: "Gradient", batch: Batch, step: int) -> dict[str, Tensor]:
     r"""Gradient of the loss of a batch, chunk by chunk, with BatchNorm over the whole batch of all processes.
@@ -190,11 +192,13 @@ class _Forward:
         known.seen.append(torch.stack([centred.sum(axes), centred.square().sum(axes)]))
         if index == len(known.moments):
             if not known.sums:
+                if layer in known.order:
+                    raise InputError(_ONCE)
                 known.order.append(layer)
             known.sums.append((known.seen[index], x.numel() // x.shape[1]))
             raise _Enough
         if known.order[index] is not layer:
-            raise InputError("`batchnorm` 'global' needs every BatchNorm to be used once, in one order; one is not.")
+            raise InputError(_ONCE)
         first, second = known.moments[index].view(2, *shape)
         normalised = (centred - first) * torch.rsqrt(second - first**2 + layer.eps)
         if layer.weight is not None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 _LEAST_SPREAD = 0.1
 _LEAST_RANK = 0.05
 _LEAST_ALIGNMENT = 1e-3
+_LEAST_CHANGE = 1e-9
 _LEAST_DOUBT = 0.2
 _LEAST_CHOICE = 1e-3
 _GROWTH = 1.2  # from one look to the next: on its way out
@@ -38,12 +39,16 @@ def judge(figures: Mapping[str, float], before: Mapping[str, float], *, images: 
     """What the figures of one look show; those that are missing show nothing.
 
     Args:
-        figures: By name, as `contrast_figures` gives them, and the "step", as the log has it.
+        figures: By name, as `contrast_figures` and `bootstrap_figures` give them, and the "step", as the log has it.
         before: Those of the look before, empty at the first.
         images: Images that the loss saw, over all processes, >= 2.
         width: Dimensions of the projections, >= 1.
     """
     found: list[Finding | None] = []
+    if "predictor_change" in figures:
+        found.append(no_predictor(figures["predictor_change"]))
+    if "target_lag" in figures:
+        found.append(no_target(figures["target_lag"], step=figures.get("step", 0)))
     spread = figures.get("spread", 1.0)
     if figures.get("step", 0) < _FIRST_STEPS:
         before = {}
@@ -75,6 +80,37 @@ def complete_collapse(spread: float, *, before: float | None) -> Finding | None:
         "complete collapse",
         f"the projections' spread is {spread:.2g} (healthy: above {_LEAST_SPREAD})",
         "check that the loss pushes images apart, and lower the learning rate or the weight decay",
+    )
+
+
+def no_predictor(change: float) -> Finding | None:
+    """The predictor gives back what it is given: then one place for all images is the best answer.
+
+    Args:
+        change: Mean squared distance of unit predictions and the unit projections they are made of, 0 to 4.
+    """
+    if not change < _LEAST_CHANGE:
+        return None
+    return Finding(
+        "no predictor",
+        f"the predictions are {change:.2g} from the projections they are made of (healthy: above {_LEAST_CHANGE:g})",
+        "without a predictor that learns, BYOL collapses: give it one, such as cl_models.BYOLHead",
+    )
+
+
+def no_target(lag: float, *, step: float) -> Finding | None:
+    """The target is the online network itself: it moves along instead of standing still.
+
+    Args:
+        lag: Mean squared distance of the target's and the online network's unit projections of a view, 0 to 4.
+        step: Steps so far: before the first one they are equal.
+    """
+    if step < 2 or not lag < _LEAST_CHANGE:
+        return None
+    return Finding(
+        "no target of its own",
+        f"the target's projections are {lag:.2g} from the online network's (healthy: above {_LEAST_CHANGE:g})",
+        "the target must be an average of earlier weights, with its gradient stopped: without, BYOL collapses",
     )
 
 

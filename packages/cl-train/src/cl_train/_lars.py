@@ -18,8 +18,13 @@ class LARS(Optimizer):
     v \leftarrow m v + \gamma r g', \qquad w \leftarrow w - v,$$
 
     with r = 1 where a norm is zero, and for groups with `adapt=False`. The learning rate is inside the buffer v and the
-    decay inside the norm, as in the authors' code; BYOL's authors, Lightning and lightly place them otherwise. The
-    step is a few foreach operations over all tensors of a group, with no synchronisation with the device.
+    decay inside the norm, as in SimCLR's code. BYOL's authors have the rate outside, `lr_in_momentum=False`,
+
+    $$v \leftarrow m v + r g', \qquad w \leftarrow w - \gamma v,$$
+
+    which is the same for a constant rate; where it falls, the step falls with it at once. Lightning and lightly place
+    rate and decay otherwise. The step is a few foreach operations over all tensors of a group, with no synchronisation
+    with the device.
 
     Args:
         params: Parameters or groups. A group may set `lr`, `momentum`, `weight_decay`, `eta` and
@@ -28,12 +33,13 @@ class LARS(Optimizer):
         momentum: In [0, 1).
         weight_decay: >= 0; 1e-6 in the paper.
         eta: Trust coefficient, > 0.
+        lr_in_momentum: Whether the buffer holds steps (SimCLR) or directions (BYOL).
 
     Raises:
         ValueError: An argument is out of its range.
 
-    You et al., Large Batch Training of Convolutional Networks, 2017, arXiv:1708.03888; authors' variant: SimCLR,
-    lars_optimizer.py with classic momentum.
+    You et al., Large Batch Training of Convolutional Networks, 2017, arXiv:1708.03888; authors' variants: SimCLR,
+    lars_optimizer.py with classic momentum; BYOL, utils/optimizers.py.
     """
 
     def __init__(
@@ -44,6 +50,7 @@ class LARS(Optimizer):
         momentum: float = 0.9,
         weight_decay: float = 0.0,
         eta: float = 1e-3,
+        lr_in_momentum: bool = True,
     ) -> None:
         if not lr > 0:
             raise ValueError(f"`lr` must be positive, got {lr}.")
@@ -54,7 +61,13 @@ class LARS(Optimizer):
         if not eta > 0:
             raise ValueError(f"`eta` must be positive, got {eta}.")
         defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "eta": eta, "adapt": True}
-        super().__init__(params, defaults)
+        super().__init__(params, defaults | {"lr_in_momentum": lr_in_momentum})
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take a state that is older than one of the settings."""
+        super().__setstate__(state)
+        for group in self.param_groups:
+            group.setdefault("lr_in_momentum", True)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
@@ -79,22 +92,23 @@ class LARS(Optimizer):
         if group["weight_decay"] > 0:
             updates = torch._foreach_add(updates, params, alpha=group["weight_decay"])
         torch._foreach_mul_(buffers, group["momentum"])
+        inner, outer = (group["lr"], 1.0) if group["lr_in_momentum"] else (1.0, group["lr"])
         if group["adapt"]:
             weight_norm = torch.stack(torch._foreach_norm(params))
             update_norm = torch.stack(torch._foreach_norm(updates))
             trust = torch.where((weight_norm > 0) & (update_norm > 0), group["eta"] * weight_norm / update_norm, 1.0)
-            steps = torch._foreach_mul(updates, list((group["lr"] * trust).unbind()))
-            torch._foreach_add_(buffers, steps)
+            torch._foreach_add_(buffers, torch._foreach_mul(updates, list((inner * trust).unbind())))
         else:
-            torch._foreach_add_(buffers, updates, alpha=group["lr"])
-        torch._foreach_sub_(params, buffers)
+            torch._foreach_add_(buffers, updates, alpha=inner)
+        torch._foreach_sub_(params, buffers, alpha=outer)
 
 
 def lars_groups(module: nn.Module, *, weight_decay: float | None = None) -> list[dict[str, Any]]:
-    """Parameter groups as the papers use LARS: BatchNorm, biases and probes are neither decayed nor adapted.
+    """Parameter groups as the papers use LARS: BatchNorm, biases and SimCLR's probe are neither decayed nor adapted.
 
     What is one-dimensional (biases, scales and shifts of norms) and what belongs to a submodule named `probe` goes
-    into a group of its own with `adapt=False` and no decay, so it gets the full learning rate.
+    into a group of its own with `adapt=False` and no decay, so it gets the full learning rate. (BYOL's classifier is
+    adapted and decayed, as by its authors; it has another name.)
 
     Args:
         module: Its trainable parameters are grouped.

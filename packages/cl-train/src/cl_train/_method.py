@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 class Method(nn.Module, ABC):
-    """A way of learning from images: views in, embeddings, loss. Abstract; `SimCLR` is one.
+    """A way of learning from images: views in, embeddings, loss. Abstract; `SimCLR`, `BYOL`, `CrossDomain` are.
 
     The step of `pretrain` (_step.py) is
 
@@ -19,9 +19,12 @@ class Method(nn.Module, ABC):
 
     Attributes:
         encoder: What is taken home: images -> features.
+        per_image: Whether the loss is a mean over images of which each needs no other. The chunks of a batch are then
+            not embedded twice.
     """
 
     encoder: nn.Module
+    per_image: bool = False
 
     @abstractmethod
     def keys(self, ids: Tensor, *, seed: int, epoch: int) -> Tensor:
@@ -57,8 +60,15 @@ class Method(nn.Module, ABC):
         Labels (n,) are there when the data set has them.
         """
 
-    def after_step(self) -> None:
-        """Called after each step of the optimiser, before it is known whether the step counts: it may be taken back."""
+    def after_step(self, step: int, total_steps: int) -> None:
+        """Called after each step of the optimiser; none that a gradient scaler skipped.
+
+        It is not known yet whether the step counts: what this does to parameters and buffers is taken back with it.
+
+        Args:
+            step: Number of the step, from 0.
+            total_steps: Of the whole run.
+        """
 
     def negatives(self, images: int) -> int | None:
         """How many negatives each row has when the loss sees so many images, or None where that says nothing.

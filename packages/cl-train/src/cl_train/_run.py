@@ -151,7 +151,7 @@ class Run:
         counts = self.guard.judge(metrics.pop("finite"), step=step)
         self.optimizer.step()
         if not self.optimizer.step_was_skipped:  # by the scaler of fp16
-            self.method.after_step()
+            self.method.after_step(step, self.plan.total_steps)
         self.optimizer.zero_grad()
         self.guard.settle(counts)
         self.watch.settle(counts)

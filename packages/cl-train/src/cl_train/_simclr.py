@@ -1,18 +1,16 @@
 """SimCLR as a method of the loop."""
 
 from collections.abc import Callable
-from copy import deepcopy
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
-from cl_augment import TwoViewAugment, sample_keys
+from cl_augment import TwoViewAugment
 from torch import Tensor, nn
 from torch.nn import functional
 
 from cl_train._contrast_figures import contrast_figures
 from cl_train._errors import InputError
-from cl_train._method import Method
+from cl_train._two_views import TwoViewMethod, online_probe
 
 
 class SimCLREmbeddings(NamedTuple):
@@ -24,7 +22,7 @@ class SimCLREmbeddings(NamedTuple):
     logits_b: Tensor | None
 
 
-class SimCLR(Method):
+class SimCLR(TwoViewMethod):
     """SimCLR: two views of each image, one forward of both, and a loss that pairs them.
 
     With `num_classes` an online linear probe learns to classify the features while they are learnt. It sees them with
@@ -50,35 +48,9 @@ class SimCLR(Method):
         *,
         num_classes: int | None = None,
     ) -> None:
-        super().__init__()
-        self.encoder, self.projector, self.augment, self.contrast = encoder, projector, augment, loss
-        self.probe = None
-        if num_classes is not None:
-            width: int = encoder.feature_dim  # type: ignore[assignment]
-            self.probe = nn.Linear(width, num_classes)
-            nn.init.normal_(self.probe.weight, std=0.01)
-            nn.init.zeros_(self.probe.bias)
-
-    def keys(self, ids: Tensor, *, seed: int, epoch: int) -> Tensor:
-        """Keys of the views, by `cl_augment.sample_keys`."""
-        return sample_keys(ids, seed=seed, epoch=epoch)
-
-    @property
-    def cut(self) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
-        """Both crops of images (n, c, h, w)."""
-        return self.augment.cut
-
-    def views(self, images: Tensor | tuple[Tensor, Tensor], keys: Tensor) -> Tensor:
-        """First views, then second ones: (2n, c, size, size)."""
-        return _views(self.augment, images, keys)
-
-    def compiled_views(self, device: torch.device) -> Callable[[Any, Tensor], Tensor]:
-        """On a CPU the augmentation is compiled for chunks that fit the cache, which is quicker there."""
-        if device.type != "cpu":
-            return super().compiled_views(device)
-        augment = deepcopy(self.augment)
-        augment.compile()
-        return partial(_views, augment)
+        super().__init__(encoder, augment)
+        self.projector, self.contrast = projector, loss
+        self.probe = None if num_classes is None else online_probe(encoder, num_classes)
 
     def forward(self, views: Tensor) -> SimCLREmbeddings:
         """One forward of both views, so BatchNorm's statistics are over both, as in the authors' code."""
@@ -113,10 +85,6 @@ class SimCLR(Method):
     def health(self, embeddings: Any) -> dict[str, Tensor]:
         """Figures of the projections of both views; "entropy" among them if the loss is an `NTXentLoss`."""
         return contrast_figures(embeddings.z_a, embeddings.z_b, loss=self.contrast)
-
-
-def _views(augment: TwoViewAugment, images: Tensor | tuple[Tensor, Tensor], keys: Tensor) -> Tensor:
-    return augment.stacked(images, keys) if isinstance(images, Tensor) else torch.cat(augment.finish(images, keys))
 
 
 @torch.no_grad()

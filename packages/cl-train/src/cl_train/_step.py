@@ -28,7 +28,8 @@ class Gradient:
     A batch that is larger than `chunk_size` goes through the network twice: without graph for the embeddings; then,
     when the loss has given the gradient of each embedding, once more chunk by chunk, with the same views, for the
     gradient of the parameters. Memory is that of a chunk, the loss is that of the batch (gradient caching, Gao et
-    al., arXiv:2101.06983). The last chunk keeps its graph and is not computed twice.
+    al., arXiv:2101.06983). The last chunk keeps its graph and is not computed twice. Where the loss of an image needs
+    no other one, no chunk is: each has a loss of its own.
 
     Args:
         method: Makes the views and the loss.
@@ -60,23 +61,30 @@ class Gradient:
         if self.statistics == "global":
             return global_gradient(self, batch, step)
         if self.accumulate > 1:
-            return self._of_parts(batch.split(self.share // self.accumulate, share=self.share), step)
+            parts = batch.split(self.share // self.accumulate, share=self.share)
+            return self._of_parts(parts, [1 / len(parts)] * len(parts), step)
         if self.share > self.chunk_size:
-            return self._of_chunks(batch.split(self.chunk_size, share=self.share), batch.labels, step)
+            chunks = batch.split(self.chunk_size, share=self.share)
+            if self.method.per_image:
+                return self._of_parts(chunks, [len(chunk.keys) / len(batch.keys) for chunk in chunks], step)
+            return self._of_chunks(chunks, batch.labels, step)
         loss, metrics = self.loss(self.embed(batch, step, 0), batch.labels)
         self.accelerator.backward(loss)
         return metrics
 
-    def _of_parts(self, parts: list[Batch], step: int) -> Metrics:
-        """Gradient of the mean loss of batches that do not see each other."""
+    def _of_parts(self, parts: list[Batch], weights: list[float], step: int) -> Metrics:
+        """Gradient of the weighted mean loss of batches that do not see each other."""
         found: list[Metrics] = []
-        for index, part in enumerate(parts):
+        for index, (part, weight) in enumerate(zip(parts, weights, strict=True)):
             with self.averaging(last=index == len(parts) - 1):
                 loss, metrics = self.loss(self.embed(part, step, index, moves=index == 0), part.labels)
-                self.accelerator.backward(loss / len(parts))
+                self.accelerator.backward(loss * weight)
             found.append(metrics)
         finite = torch.stack([metrics.pop("finite") for metrics in found]).all()
-        means = {name: torch.stack([metrics[name] for metrics in found]).mean() for name in found[0]}
+        means = {
+            name: torch.stack([w * metrics[name] for w, metrics in zip(weights, found, strict=True)]).sum()
+            for name in found[0]
+        }
         return means | {"finite": finite}
 
     def _of_chunks(self, chunks: list[Batch], labels: Tensor | None, step: int) -> Metrics:
