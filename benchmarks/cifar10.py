@@ -1,6 +1,6 @@
-"""What representations of CIFAR-10 are worth: SimCLR at several epochs beside pixels, chance and labels; SimCLR v2.
+"""What representations of CIFAR-10 are worth: SimCLR and BYOL beside pixels, chance and labels; SimCLR v2.
 
-    hatch run bench:cifar10 --data DIR                 # an hour and a half a seed on two cores; goes on where it was
+    hatch run bench:cifar10 --data DIR                 # over two hours a seed on two cores; goes on where it was
     hatch run bench:cifar10 --data DIR --seeds 0       # one seed
     hatch run bench:cifar10 --data DIR --table         # the tables of what has been measured so far
 
@@ -19,10 +19,12 @@ from typing import Any
 import torch
 from cl_augment import EvalTransform, LinearEvalAugment, SimCLRAugment
 from cl_losses import NTXentLoss
-from cl_models import ProjectionHead, resnet18
+from cl_models import BYOLHead, ProjectionHead, resnet18
 from cl_train import (
+    BYOL,
     LARS,
     Classifier,
+    Method,
     PretrainResult,
     SimCLR,
     Tuned,
@@ -91,18 +93,32 @@ def nesterov(network: nn.Module, batch: int, *, lr: float = 0.1, weight_decay: f
 
 
 def learn(bench: Bench, seed: int) -> SimCLR:
-    """Pretrain, or read the end of it."""
+    """SimCLR, or the end of it."""
     encoder, head = network(seed)
     augment = SimCLRAugment(32, strength=0.5, blur=False)
     method = SimCLR(encoder, head, augment, NTXentLoss(temperature=0.5), num_classes=10)
-    optimizer = LARS(lars_groups(method), scaled_lr(1.0, BATCH), weight_decay=1e-4)
+    run(bench, seed, "SimCLR", method, LARS(lars_groups(method), scaled_lr(1.0, BATCH), weight_decay=1e-4))
+    return method
 
+
+def bootstrap(bench: Bench, seed: int) -> None:
+    """BYOL with the views of SimCLR, or the end of it."""
+    encoder, _ = network(seed)
+    augment = SimCLRAugment(32, strength=0.5, blur=False)
+    projector, predictor = BYOLHead(encoder.feature_dim, 512, 128), BYOLHead(128, 512, 128)
+    method = BYOL(encoder, projector, predictor, augment, 0.97, num_classes=10)
+    rate = scaled_lr(2.0, BATCH)
+    run(bench, seed, "BYOL", method, LARS(lars_groups(method), rate, weight_decay=1e-6, lr_in_momentum=False))
+
+
+def run(bench: Bench, seed: int, name: str, method: Method, optimizer: Optimizer) -> None:
+    """Pretrain."""
     result = pretrain(
         method,
         bench.train,
         epochs=EPOCHS,
         batch_size=BATCH,
-        out=bench.out / f"simclr-{seed}",
+        out=bench.out / f"{name.lower()}-{seed}",
         optimizer=optimizer,
         warmup_epochs=2,
         seed=seed,
@@ -110,16 +126,16 @@ def learn(bench: Bench, seed: int) -> SimCLR:
         compile="views",
         accelerator=bench.accelerator,
     )
-
-    bench.measure(seed, f"SimCLR, {EPOCHS} epochs", SPEED, lambda: speed(result, BATCH))
-    return method
+    bench.measure(seed, f"{name}, {EPOCHS} epochs", SPEED, lambda: speed(result, BATCH))
 
 
-def encoder_at(bench: Bench, seed: int, epoch: int) -> nn.Module:
+def encoder_at(bench: Bench, seed: int, epoch: int, name: str = "SimCLR") -> nn.Module:
     """The encoder after some epochs of pretraining."""
     encoder, _ = network(seed)
     step = epoch * (len(bench.train) // BATCH)
-    weights = load_file(bench.out / f"simclr-{seed}" / "checkpoints" / f"step-{step:08d}" / "method.safetensors")
+    weights = load_file(
+        bench.out / f"{name.lower()}-{seed}" / "checkpoints" / f"step-{step:08d}" / "method.safetensors"
+    )
     encoder.load_state_dict(
         {name.removeprefix("encoder."): value for name, value in weights.items() if name.startswith("encoder.")}
     )
@@ -299,7 +315,8 @@ def show(figures: Figures, as_written: str) -> None:
     """The tables: protocols, linear ones beside each other, few labels."""
     few = [of_share(share)[0] for share in SHARES]
     pretrained = [f"SimCLR, {epoch} epochs" for epoch in (5, 10, EPOCHS)]
-    names = ["raw pixels", "randomly initialised encoder", *pretrained, f"supervised, {EPOCHS} epochs"]
+    bootstrapped = [f"BYOL, {epoch} epochs" for epoch in (5, 10, EPOCHS)]
+    names = ["raw pixels", "randomly initialised encoder", *pretrained, *bootstrapped, f"supervised, {EPOCHS} epochs"]
     table(figures, names, ["linear", "kNN", *few, "its own", *SPEED])
     one = {seed: rows for seed, rows in figures.items() if as_written in rows.get(pretrained[-1], {})}
     table(one, [pretrained[-1]], ["linear", "SGD, same features", as_written])  # of one seed, so that they compare
@@ -323,8 +340,10 @@ def main() -> None:
         method = learn(bench, seed)
         judge(bench, 0, "raw pixels", nn.Flatten())
         judge(bench, seed, "randomly initialised encoder", network(seed)[0])
-        for epoch in (5, 10, EPOCHS):
-            judge(bench, seed, f"SimCLR, {epoch} epochs", encoder_at(bench, seed, epoch))
+        bootstrap(bench, seed)
+        for name in ("SimCLR", "BYOL"):
+            for epoch in (5, 10, EPOCHS):
+                judge(bench, seed, f"{name}, {epoch} epochs", encoder_at(bench, seed, epoch, name))
         version_2(bench, seed, method, distilled=seed == words.seeds[0])
         supervised(bench, seed)
     if not words.table:

@@ -16,4 +16,4 @@ from cl_losses._nt_xent import nt_xent_loss as nt_xent_loss
 from cl_losses._sup_con import SupConLoss as SupConLoss
 from cl_losses._sup_con import sup_con_loss as sup_con_loss
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"

@@ -10,6 +10,8 @@ from cl_losses._self_contrast import self_contrast
 
 SameDomain = Literal["ignore", "positive"]
 SAME_DOMAIN = get_args(SameDomain)
+Unlabelled = Literal["everywhere", "own_domain"]
+UNLABELLED = get_args(Unlabelled)
 
 
 def cross_domain_loss(
@@ -19,6 +21,7 @@ def cross_domain_loss(
     *,
     temperature: float,
     same_domain: SameDomain = "ignore",
+    unlabelled: Unlabelled = "everywhere",
     reduction: Reduction = "mean",
     gather: bool = True,
     group: distributed.ProcessGroup | None = None,
@@ -45,16 +48,21 @@ def cross_domain_loss(
     Other images of a row's class and domain are in neither set. As negatives they would push a class apart within each
     domain, against what the labels say. As positives, which `same_domain="positive"` makes them, they are the
     easiest ones, and outnumber the others where one domain is larger: the loss can fall while the domains stay apart.
-    With `"positive"` the value is that of `sup_con_loss`.
+    With `"positive"` the value is that of `sup_con_loss`, unless `unlabelled` says otherwise.
 
     An image without label, -1, is a class of its own: its other views are its positives, all other images repel it. So
     labels are needed in one domain only as far as there are some in another: unlabelled photographs still shape the
-    space they share, as in `nt_xent_loss`. Domains of unlabelled images do not matter.
+    space they share, as in `nt_xent_loss`. But a photograph is then repelled by the renderings of its own class too,
+    which tells the domains apart. `unlabelled="own_domain"` leaves that out: an image without label and an image of
+    another domain are never compared, $A(i)$ loses $\{k : d_k \ne d_i,\, y_i = -1 \;\text{or}\; y_k = -1\}$, and the
+    rows of an unlabelled domain have the terms of `nt_xent_loss` on that domain alone. Prefer it where most of a domain
+    has no labels. With "everywhere", domains of unlabelled images do not matter.
 
     Properties, all tested: rows may be scaled, rotated together and permuted; labels and domains renamed; with one
     image per class and domain and two domains, (z of domain 0, z of domain 1) give `nt_xent_loss`, a class in two
-    domains being what an image in two views is; without labels, two views give `nt_xent_loss` whatever the domains; the
-    gradient of a row with respect to its own length is 0. Equal rows give log |A(i)|, averaged.
+    domains being what an image in two views is; without labels, two views give `nt_xent_loss` whatever the domains, or
+    that of each domain by itself; the gradient of a row with respect to its own length is 0. Equal rows give
+    log |A(i)|, averaged.
 
     Several processes, precision and memory are as for `nt_xent_loss`: domains and classes are compared over the whole
     batch, the gradient is that of one process, and memory is linear in the number of rows.
@@ -65,6 +73,8 @@ def cross_domain_loss(
         domains: Shape (n,), integers: the domain of each image.
         temperature: tau > 0, dimensionless; 0.1 to 0.5 as for `nt_xent_loss`.
         same_domain: What other images of a row's class and domain are: "ignore" or "positive".
+        unlabelled: Which images repel one without label, and are repelled by it: those "everywhere", or of its
+            "own_domain".
         reduction: "mean" over the rows of all processes that have a positive; "sum"; "none": the losses of this
             process's rows, first views first, 0 for rows without positives.
         gather: Take rows from all processes of `group` when torch.distributed is initialised.
@@ -83,6 +93,7 @@ def cross_domain_loss(
     """
     check_tensors(z=z, labels=labels, domains=domains)
     check_same_domain(same_domain)
+    check_unlabelled(unlabelled)
     return self_contrast(
         z,
         None,
@@ -91,6 +102,7 @@ def cross_domain_loss(
         as_number(temperature),
         False,
         same_domain == "ignore",
+        unlabelled == "own_domain",
         reduction,
         gather,
         group_name(group),
@@ -103,12 +115,19 @@ def check_same_domain(same_domain: str) -> None:
         raise ValueError(f"`same_domain` must be 'ignore' or 'positive', got {same_domain!r}.")
 
 
+def check_unlabelled(unlabelled: str) -> None:
+    """Raise unless `unlabelled` is one of the two."""
+    if unlabelled not in UNLABELLED:
+        raise ValueError(f"`unlabelled` must be 'everywhere' or 'own_domain', got {unlabelled!r}.")
+
+
 class CrossDomainLoss(nn.Module):
     """`cross_domain_loss` as a module: hyperparameters here, tensors in the call.
 
     Args:
         temperature: tau > 0.
         same_domain: What other images of a row's class and domain are: "ignore" or "positive".
+        unlabelled: Where an image without label is compared: "everywhere" or in its "own_domain".
         reduction: "mean", "sum" or "none".
         gather: Take rows from all processes.
         group: Process group; by default the default one.
@@ -125,6 +144,7 @@ class CrossDomainLoss(nn.Module):
         *,
         temperature: float,
         same_domain: SameDomain = "ignore",
+        unlabelled: Unlabelled = "everywhere",
         reduction: Reduction = "mean",
         gather: bool = True,
         group: distributed.ProcessGroup | None = None,
@@ -133,7 +153,8 @@ class CrossDomainLoss(nn.Module):
         check_temperature(temperature)
         check_reduction(reduction)
         check_same_domain(same_domain)
-        self.temperature, self.same_domain = temperature, same_domain
+        check_unlabelled(unlabelled)
+        self.temperature, self.same_domain, self.unlabelled = temperature, same_domain, unlabelled
         self.reduction, self.gather, self.group = reduction, gather, group
 
     def forward(self, z: Tensor, labels: Tensor, domains: Tensor) -> Tensor:
@@ -144,6 +165,7 @@ class CrossDomainLoss(nn.Module):
             domains,
             temperature=self.temperature,
             same_domain=self.same_domain,
+            unlabelled=self.unlabelled,
             reduction=self.reduction,
             gather=self.gather,
             group=self.group,
@@ -152,6 +174,6 @@ class CrossDomainLoss(nn.Module):
     def extra_repr(self) -> str:
         """Hyperparameters, for printing."""
         return (
-            f"temperature={self.temperature}, same_domain={self.same_domain!r}, reduction={self.reduction!r}, "
-            f"gather={self.gather}"
+            f"temperature={self.temperature}, same_domain={self.same_domain!r}, unlabelled={self.unlabelled!r}, "
+            f"reduction={self.reduction!r}, gather={self.gather}"
         )

@@ -64,7 +64,7 @@ def nt_xent_loss(
     """
     check_tensors(z_a=z_a, z_b=z_b)
     return self_contrast(
-        z_a, z_b, None, None, as_number(temperature), decoupled, False, reduction, gather, group_name(group)
+        z_a, z_b, None, None, as_number(temperature), decoupled, False, False, reduction, gather, group_name(group)
     )
 
 

@@ -22,16 +22,25 @@ class Groups(NamedTuple):
 
     `sample`: rows with the same number are views of one image. `label`: rows with the same number are of one class,
     an unlabelled image is a class of its own. `cell`: rows with the same number are of one class and one domain; None
-    where domains do not matter.
+    where a class is one in all domains. `side`: a number of the domain, from 1, negative without label; None where
+    images without label are compared with all domains.
     """
 
     sample: Tensor
     label: Tensor
     cell: Tensor | None = None
+    side: Tensor | None = None
 
     def stack(self) -> Tensor:
-        """As one tensor, (2, M), or (3, M) with cells."""
+        """As one tensor, (2, M), with a row more for cells and for sides."""
         return torch.stack([numbers for numbers in self if numbers is not None])
+
+    @classmethod
+    def unstack(cls, stacked: Tensor, *, cells: bool) -> "Groups":
+        """What `stack` made; `cells` tells whether there were any."""
+        rest = list(stacked[2:])
+        cell = rest.pop(0) if cells else None
+        return cls(stacked[0], stacked[1], cell, rest[0] if rest else None)
 
 
 def number_groups(keys: Tensor, *, alone: Tensor) -> Tensor:
@@ -53,20 +62,25 @@ def over_views(per_image: Tensor, *, shares: list[int], views: int) -> Tensor:
     return torch.cat([part.repeat(views) for part in per_image.split(shares)])
 
 
-def group_rows(labels: Tensor, domains: Tensor | None, *, shares: list[int], views: int) -> Groups:
-    """Groups of all rows, from the labels, and domains if they matter, of all images."""
+def group_rows(
+    labels: Tensor, domains: Tensor | None, *, shares: list[int], views: int, cells: bool = True, sides: bool = False
+) -> Groups:
+    """Groups of all rows, from labels and domains of all images; of the domains' groups those that are asked for."""
     sample = torch.arange(labels.shape[0], device=labels.device)
     unlabelled = labels < 0
     label = number_groups(labels, alone=unlabelled)
-    cell = None
+    cell = side = None
     if domains is not None:
         domain = number_groups(domains, alone=torch.zeros_like(unlabelled))
-        cell = number_groups(label * labels.shape[0] + domain, alone=unlabelled)
+        if cells:
+            cell = number_groups(label * labels.shape[0] + domain, alone=unlabelled)
+        if sides:
+            side = torch.where(unlabelled, -1 - domain, 1 + domain)
 
     def rows(numbers: Tensor) -> Tensor:
         return over_views(numbers, shares=shares, views=views)
 
-    return Groups(rows(sample), rows(label), None if cell is None else rows(cell))
+    return Groups(rows(sample), rows(label), None if cell is None else rows(cell), None if side is None else rows(side))
 
 
 def count_rows(numbers: Tensor) -> Tensor:

@@ -57,10 +57,17 @@ class _Batch(NamedTuple):
         )
         if decoupled:
             return Excluded(itself + other_views)
-        if self.groups is None or self.groups.cell is None:
+        if self.groups is None:
             return Excluded(itself)
-        cell = self.groups.cell.int()
-        return Excluded(itself, cell[self.at], cell, other_views)
+        cell, side = (None if numbers is None else numbers.int() for numbers in self.groups[2:])
+        return Excluded(
+            itself,
+            None if cell is None else cell[self.at],
+            cell,
+            other_views,
+            None if side is None else side[self.at],
+            side,
+        )
 
     def positives(self) -> Tensor | None:
         """The number of positives of every row, (M,); None where every row has one, the other of two views."""
@@ -92,6 +99,7 @@ class _Settings(NamedTuple):
     temperature: float
     decoupled: bool
     ignore: bool
+    apart: bool
     reduction: str
 
 
@@ -103,6 +111,7 @@ def _contrast(
     temperature: float,
     decoupled: bool,
     ignore: bool,
+    apart: bool,
     reduction: str,
     gather: bool,
     group: str,
@@ -110,9 +119,10 @@ def _contrast(
     """The loss, and what backward needs: unit rows, norms, logarithms of sums, groups, kept tiles, shares.
 
     `z` and `other`, (n, d), are two views; or `z` alone is (n, d) or (views, n, d). With `domains`, the rows of a row's
-    class and domain are no candidates if `ignore`, else its positives.
+    class and domain are no candidates if `ignore`, else its positives; and an image without label and those of other
+    domains are no candidates of each other if `apart`.
     """
-    settings = _Settings(temperature, decoupled, ignore, reduction)
+    settings = _Settings(temperature, decoupled, ignore, apart, reduction)
     views = _views(z, other)
     dtype = wider(*(part.dtype for part in _parts(z, other)))
     name = "`z`" if other is None else "`z_a` and `z_b`"
@@ -133,7 +143,7 @@ def _contrast(
         processes = agree(describe, gather=gather, name=group)
         check_images(processes.shares, name=name)
         unit, norm = rows
-        groups = None if labels is None else _groups(labels, domains, ignore=ignore, processes=processes, views=views)
+        groups = None if labels is None else _groups(labels, domains, settings, processes=processes, views=views)
         batch = _Batch(gather_rows(unit, processes, views=views), processes, views, groups)
         loss, sums, kept = _forward(batch, settings)
     stacked = unit.new_empty(0, batch.unit.shape[0], dtype=torch.int64) if groups is None else groups.stack()
@@ -148,13 +158,15 @@ def _views(z: Tensor, other: Tensor | None) -> int:
     return 2 if other is not None else z.shape[0] if z.ndim == 3 else 1
 
 
-def _groups(labels: Tensor, domains: Tensor | None, *, ignore: bool, processes: Processes, views: int) -> Groups:
+def _groups(labels: Tensor, domains: Tensor | None, settings: _Settings, *, processes: Processes, views: int) -> Groups:
     labels = gather_rows(labels.long(), processes)
     if domains is not None:
         domains = gather_rows(domains.long(), processes)
         several = (domains != domains[:1]).any()
         require(several, "`domains` must hold at least 2 different domains over the whole batch, got 1.")
-    return group_rows(labels, domains if ignore else None, shares=processes.shares, views=views)
+    return group_rows(
+        labels, domains, shares=processes.shares, views=views, cells=settings.ignore, sides=settings.apart
+    )
 
 
 def _forward(batch: _Batch, settings: _Settings) -> tuple[Tensor, Tensor, Tensor]:
@@ -191,6 +203,7 @@ def _contrast_backward(
     temperature: float,
     decoupled: bool,
     ignore: bool,
+    apart: bool,
     reduction: str,
     gather: bool,
     group: str,
@@ -201,7 +214,7 @@ def _contrast_backward(
     computes all that its rows do to the losses of all processes.
     """
     processes = Processes.of(shares.tolist(), gather=gather, name=group)
-    batch = _Batch(unit, processes, views, Groups(*groups) if len(groups) else None)
+    batch = _Batch(unit, processes, views, Groups.unstack(groups, cells=ignore) if len(groups) else None)
     with without_autocast(unit):
         count, own = batch.positives(), batch.own
         weights = weigh_rows(
@@ -230,7 +243,7 @@ def _contrast_backward(
         return through_norm_(d_own, unit=own, norm=norm)
 
 
-def _shapes(z, other, labels, domains, temperature, decoupled, ignore, reduction, gather, group):  # type: ignore[no-untyped-def]
+def _shapes(z, other, labels, domains, temperature, decoupled, ignore, apart, reduction, gather, group):  # type: ignore[no-untyped-def]
     check_temperature(temperature)
     rows = math.prod(z.shape[:-1]) * (1 if other is None else 2)
     world = world_size(gather=gather, name=group)
@@ -238,7 +251,7 @@ def _shapes(z, other, labels, domains, temperature, decoupled, ignore, reduction
     dtype = wider(*(part.dtype for part in _parts(z, other)))
     unit = z.new_empty(total, z.shape[-1], dtype=choose(temperature, dtype).dtype)
     loss = z.new_empty(rows if reduction == "none" else (), dtype=dtype)
-    kinds = 0 if labels is None else 3 if domains is not None and ignore else 2
+    kinds = 0 if labels is None else 2 if domains is None else 2 + ignore + apart
     groups = z.new_empty(kinds, total, dtype=torch.int64)
     kept = unit.new_empty(kept_numbers(rows, unit) if world == 1 else 0)
     shares = torch.empty(world, dtype=torch.int64, device="cpu")
@@ -258,11 +271,11 @@ def _save(ctx, inputs, needed):  # type: ignore[no-untyped-def]
 
 def _gradients(ctx, grad, backward):  # type: ignore[no-untyped-def]
     if grad is None:
-        return (None,) * 10
+        return (None,) * 11
     dz = backward(grad, *ctx.saved_tensors, ctx.views, *ctx.settings)
     parts = dz.chunk(len(ctx.shapes))
     grads = [part.view(shape).to(dtype) for part, (shape, dtype) in zip(parts, ctx.shapes, strict=True)]
-    return (*grads, *(None,) * (10 - len(grads)))
+    return (*grads, *(None,) * (11 - len(grads)))
 
 
 self_contrast = operator(

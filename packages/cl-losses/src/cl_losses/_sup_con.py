@@ -54,7 +54,7 @@ def sup_con_loss(
     """
     check_tensors(z=z, labels=labels)
     return self_contrast(
-        z, None, labels, None, as_number(temperature), False, False, reduction, gather, group_name(group)
+        z, None, labels, None, as_number(temperature), False, False, False, reduction, gather, group_name(group)
     )
 
 

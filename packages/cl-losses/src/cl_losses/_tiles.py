@@ -25,13 +25,16 @@ class Excluded(NamedTuple):
     """The pairs that are no candidates.
 
     `bands` are none; nor are rows and columns of the same cell, if there are cells (int32, (rows,) and (columns,)),
-    but for the pairs of `spared`.
+    but for the pairs of `spared`; nor, if there are sides (likewise), those of sides whose absolute values differ where
+    one of the two is negative.
     """
 
     bands: tuple[Band, ...] = ()
     row_cells: Tensor | None = None
     column_cells: Tensor | None = None
     spared: tuple[Band, ...] = ()
+    row_sides: Tensor | None = None
+    column_sides: Tensor | None = None
 
     def fill_(self, tile: Tensor, *, rows: slice, columns: slice, value: float) -> None:
         """Write `value` where the pairs of `rows` x `columns` are no candidates."""
@@ -40,6 +43,9 @@ class Excluded(NamedTuple):
             for part in _parts(same, self.spared, rows=rows, columns=columns):
                 part.fill_(False)
             tile.masked_fill_(same, value)
+        if self.row_sides is not None and self.column_sides is not None:
+            a, b = self.row_sides[rows, None], self.column_sides[None, columns]
+            tile.masked_fill_((a.abs() != b.abs()).logical_and_((a < 0) | (b < 0)), value)
         for part in _parts(tile, self.bands, rows=rows, columns=columns):
             part.fill_(value)
 

@@ -2,10 +2,14 @@
 
 from cl_train._byol import BYOL as BYOL
 from cl_train._classifier import Classifier as Classifier
+from cl_train._cross_domain import CrossDomain as CrossDomain
+from cl_train._cross_domain import prototypes_of as prototypes_of
 from cl_train._datasets import ArrayDataset as ArrayDataset
 from cl_train._datasets import ImageDataset as ImageDataset
 from cl_train._datasets import readable as readable
 from cl_train._distill import distill as distill
+from cl_train._domain_batches import DomainBatches as DomainBatches
+from cl_train._domains import DomainDataset as DomainDataset
 from cl_train._errors import InputError as InputError
 from cl_train._features import extract_features as extract_features
 from cl_train._few_label import FewLabelScores as FewLabelScores
@@ -31,6 +35,8 @@ from cl_train._linear_probe import linear_probe as linear_probe
 from cl_train._logistic_eval import LogisticScores as LogisticScores
 from cl_train._logistic_eval import logistic_eval as logistic_eval
 from cl_train._map import plot_map as plot_map
+from cl_train._match_classes import Matched as Matched
+from cl_train._match_classes import match_classes as match_classes
 from cl_train._method import Method as Method
 from cl_train._neighbours import plot_neighbours as plot_neighbours
 from cl_train._parquet import ParquetDataset as ParquetDataset
@@ -39,6 +45,8 @@ from cl_train._plots import plot_views as plot_views
 from cl_train._pretrain import PretrainResult as PretrainResult
 from cl_train._pretrain import pretrain as pretrain
 from cl_train._protocol import Tuned as Tuned
+from cl_train._relabelled import Relabelled as Relabelled
+from cl_train._relabelled import keep_labels as keep_labels
 from cl_train._schedule import scaled_lr as scaled_lr
 from cl_train._schedule import warmup_cosine as warmup_cosine
 from cl_train._scores import Scores as Scores
@@ -46,6 +54,8 @@ from cl_train._script import run_script as run_script
 from cl_train._script import values_from_flags as values_from_flags
 from cl_train._simclr import SimCLR as SimCLR
 from cl_train._subset import Subset as Subset
+from cl_train._transfer import TransferScores as TransferScores
+from cl_train._transfer import transfer_eval as transfer_eval
 from cl_train._unhealthy import HealthWarning as HealthWarning
 from cl_train._unhealthy import UnhealthyRun as UnhealthyRun
 from cl_train._wrapped import WrappedDataset as WrappedDataset

@@ -44,6 +44,8 @@ class HostCuts:
 class Batch(NamedTuple):
     """One batch of one process. `images` is (n, c, h, w), or what `cut` made of images that are not in memory.
 
+    `labels` are what the data set tells of its images, a row for each: `ImageDataset.targets`.
+
     `skipped` are images that belong to the batch and could not be read, when that is allowed; nothing else in it is
     about them.
     """

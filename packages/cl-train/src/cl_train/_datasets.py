@@ -43,6 +43,14 @@ class ImageDataset(ABC):
         """What to call image `index` before people: where it is kept."""
         return f"image {index}"
 
+    def targets(self, ids: Tensor) -> Tensor | None:
+        """What a method's loss is told of images beside their embeddings: their labels, (b,); or None without labels.
+
+        Args:
+            ids: Numbers of the images, int64, (b,).
+        """
+        return None if self.labels is None else self.labels[ids]
+
 
 def readable(dataset: ImageDataset, n: int) -> list[int]:
     """Numbers of some images that can be read, such as for a look at them.

@@ -13,7 +13,7 @@ from cl_train._datasets import ImageDataset, readable
 from cl_train._distilled import Distilled
 from cl_train._errors import InputError
 from cl_train._frozen import digest_of, fingerprint
-from cl_train._labelled import Labels, WithLabels, labelled
+from cl_train._labelled import Labels, labelled
 from cl_train._lars import LARS, lars_groups
 from cl_train._protocol import (
     Loop,
@@ -27,6 +27,7 @@ from cl_train._protocol import (
     inference,
     train_and_test,
 )
+from cl_train._relabelled import keep_labels
 
 
 def distill(
@@ -92,7 +93,7 @@ def distill(
     if label_weight > 0:
         check_classes(train, test)
         ids = labelled(train, labels, seed=seed)
-        images, share = WithLabels(train, ids), len(ids) / len(train)
+        images, share = keep_labels(train, ids), len(ids) / len(train)
         identity["labelled"] = digest_of(ids)
     batch_size = batch_of(batch_size, images, accelerator)
     loop.setdefault("title", "distill")

@@ -1,4 +1,4 @@
-"""Which images of a data set keep their labels, when few have."""
+"""Which images of a data set have their labels used, when few have."""
 
 from pathlib import Path
 
@@ -38,33 +38,6 @@ def labelled(dataset: ImageDataset, labels: Labels, *, seed: int) -> Tensor:
     if dataset.labels is None:
         raise InputError("`train` must have labels.")
     return few_labels(dataset.labels, labels, seed=seed)
-
-
-class WithLabels(ImageDataset):
-    """A data set of which some images keep their labels; the others have -1.
-
-    Args:
-        dataset: Labelled images.
-        ids: Numbers of those that keep theirs.
-    """
-
-    def __init__(self, dataset: ImageDataset, ids: Tensor) -> None:
-        assert dataset.labels is not None  # checked by `distill`
-        self.dataset, self.images, self.classes = dataset, dataset.images, dataset.classes
-        self.labels = torch.full_like(dataset.labels, -1)
-        self.labels[ids] = dataset.labels[ids]
-
-    def __len__(self) -> int:
-        """Number of images."""
-        return len(self.dataset)
-
-    def read(self, index: int) -> Tensor:
-        """Image `index`, (c, h, w)."""
-        return self.dataset.read(index)
-
-    def name(self, index: int) -> str:
-        """What the data set calls it."""
-        return self.dataset.name(index)
 
 
 def _lines(path: Path) -> list[str]:

@@ -88,9 +88,8 @@ def batches(
         for ids, keys in shares:
             pieces_of_batch = islice(found, -(-len(ids) // _PIECE))
             cuts, kept, skipped = _gather(pieces_of_batch, ids, dataset, least=least if skip_unreadable else None)
-            labels = None if dataset.labels is None else to_device(dataset.labels[ids[kept]], device)
             images = cuts if host else cuts.to(device)
-            yield Batch(images, to_device(keys[kept], device), labels, skipped)
+            yield Batch(images, to_device(keys[kept], device), _targets(dataset, ids[kept], device), skipped)
 
 
 def _from_memory(
@@ -100,8 +99,13 @@ def _from_memory(
         images = images.to(device)  # once: a batch is then picked there, and nothing waits for the host
     for ids, keys in shares:
         picked = images[to_device(ids, images.device)]
-        labels = None if dataset.labels is None else to_device(dataset.labels[ids], device)
-        yield Batch(picked if host else to_device(picked, device), to_device(keys, device), labels)
+        images = picked if host else to_device(picked, device)
+        yield Batch(images, to_device(keys, device), _targets(dataset, ids, device))
+
+
+def _targets(dataset: ImageDataset, ids: Tensor, device: torch.device) -> Tensor | None:
+    targets = dataset.targets(ids)
+    return None if targets is None else to_device(targets, device)
 
 
 def _pieces(ids: Tensor, keys: Tensor) -> list[Indices]:

@@ -29,11 +29,15 @@ def plot_map(
     *,
     labels: Tensor | None = None,
     classes: Sequence[str] | None = None,
+    domains: Tensor | None = None,
+    domain_names: Sequence[str] | None = None,
     method: Literal["tsne", "pca"] = "tsne",
     points: int = 2000,
     seed: int = 0,
 ) -> None:
     """Write a picture of features in two dimensions, with colour and shape by class where labels are given.
+
+    With domains too, colour is by class and shape by domain, the first domain's marks hollow.
 
     Rows are normalised, so that distance is that of cosines. "tsne" takes their first 50 principal components to
     scikit-learn's t-SNE at perplexity 30 (less below 91 points), which begins at the first two components and so
@@ -46,6 +50,8 @@ def plot_map(
         labels: Class of each row, integers in 0 ... number of classes - 1, shape (n,).
         classes: Names of the classes, for the legend; by default their numbers. There is no legend for more than 20
             classes, and then they share colours.
+        domains: Domain of each row, integers from 0, at most 4 of them, shape (n,); only with labels.
+        domain_names: Their names, for the legend; by default their numbers.
         method: "tsne" (needs scikit-learn, `cl-train[data]`) or "pca".
         points: Rows drawn, chosen at random, >= 3; n if there are fewer.
         seed: Seed of the choice.
@@ -64,6 +70,7 @@ def plot_map(
         labels, names = check_labels(labels.cpu(), classes, n=len(x))
     elif classes is not None:
         raise InputError("`classes` are names for `labels`, which must be given with them, got None.")
+    where = None if domains is None else _check_domains(domains.cpu(), domain_names, labels)
     chosen = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))[:points]
     components, share = _principal_components(x[chosen])
     plane = components[:, :2] if method == "pca" else _tsne(components)
@@ -71,8 +78,24 @@ def plot_map(
     title = f"features of {len(chosen):,} images ({how})"
     if labels is None:
         _write(plane, None, [], title, path)
+    elif where is not None:
+        _write_domains(plane, labels[chosen], names, where[0][chosen], where[1], title, path)
     else:
         _write(plane, labels[chosen], names, title, path)
+
+
+def _check_domains(domains: Tensor, names: Sequence[str] | None, labels: Tensor | None) -> tuple[Tensor, list[str]]:
+    if labels is None:
+        raise InputError("`domains` must come with `labels`, got None.")
+    if domains.shape != labels.shape or domains.is_floating_point() or int(domains.min()) < 0:
+        raise InputError(f"`domains` must be integers from 0 of shape ({len(labels)},), got {tuple(domains.shape)}.")
+    count = int(domains.max()) + 1
+    if count > len(_SHAPES):
+        raise InputError(f"`domains` must be at most {len(_SHAPES)}, got {count}.")
+    given = [str(d) for d in range(count)] if names is None else [str(name) for name in names]
+    if len(given) < count:
+        raise InputError(f"`domain_names` must be {count} names, got {len(given)}.")
+    return domains.long(), given
 
 
 def _principal_components(x: Tensor) -> tuple[Tensor, float]:
@@ -103,7 +126,7 @@ def _tsne(components: Tensor) -> Tensor:
         return torch.from_numpy(tsne.fit_transform(components.float().numpy()))
 
 
-def _write(plane: Tensor, labels: Tensor | None, names: list[str], title: str, path: str | Path) -> None:
+def _sheet(title: str) -> tuple[Any, Any]:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 5.6), layout="constrained")
@@ -112,6 +135,46 @@ def _write(plane: Tensor, labels: Tensor | None, names: list[str], title: str, p
     axis.set_aspect("equal", adjustable="datalim")
     axis.set_title(title, fontsize=12)
     axis.spines[:].set_color("#BBBBBB")
+    return figure, axis
+
+
+def _write_domains(
+    plane: Tensor,
+    labels: Tensor,
+    names: list[str],
+    domains: Tensor,
+    domain_names: list[str],
+    title: str,
+    path: str | Path,
+) -> None:
+    figure, axis = _sheet(title)
+    for domain in domains.unique().tolist():
+        for label in labels[domains == domain].unique().tolist():
+            chosen, colour = (domains == domain) & (labels == label), _COLOURS[label % 10]
+            style = {"facecolors": "none", "edgecolors": colour, "linewidths": 0.9} if domain == 0 else {"c": colour}
+            x, y = plane[chosen].numpy().T
+            axis.scatter(x, y, s=20 if domain == 0 else 16, marker=_SHAPES[domain], alpha=0.8, **style)
+    handles, texts = [], []
+    for domain in domains.unique().tolist():
+        style = {"facecolors": "none", "edgecolors": "#444444"} if domain == 0 else {"c": "#444444"}
+        handles.append(axis.scatter([], [], s=20, marker=_SHAPES[domain], **style))
+        texts.append(domain_names[domain])
+    if len(names) <= 10:
+        for label in labels.unique().tolist():
+            handles.append(axis.scatter([], [], s=20, marker="s", c=_COLOURS[label % 10]))
+            texts.append(names[label])
+    _legend(figure, handles, texts)
+    figure.savefig(path, dpi=150)
+
+
+def _legend(figure: Any, handles: list[Any], names: list[str]) -> None:
+    legend = figure.legend(handles, names, loc="outside right center", frameon=False, fontsize=10, markerscale=1.7)
+    for text in legend.get_texts():
+        text.set_parse_math(False)
+
+
+def _write(plane: Tensor, labels: Tensor | None, names: list[str], title: str, path: str | Path) -> None:
+    figure, axis = _sheet(title)
     if labels is None:
         _scatter(axis, plane, colour=_COLOURS[0], shape="o")
     else:
@@ -121,12 +184,7 @@ def _write(plane: Tensor, labels: Tensor | None, names: list[str], title: str, p
             _scatter(axis, plane[marks == mark], colour=_COLOURS[mark % 10], shape=_SHAPES[mark % 4]) for mark in drawn
         ]
         if len(names) <= _MARKS:
-            named = [names[mark] for mark in drawn]
-            legend = figure.legend(
-                handles, named, loc="outside right center", frameon=False, fontsize=10, markerscale=1.7
-            )
-            for text in legend.get_texts():
-                text.set_parse_math(False)
+            _legend(figure, handles, [names[mark] for mark in drawn])
     figure.savefig(path, dpi=150)
 
 

@@ -1,6 +1,6 @@
 """Which images each step of a run takes: a function of the step, so a run can go on from any."""
 
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from numbers import Integral
@@ -13,6 +13,8 @@ from cl_train._datasets import ImageDataset
 from cl_train._errors import InputError
 from cl_train._loader import Batch, Share, batches, epoch_ids
 from cl_train._method import Method
+
+Sampler = Callable[[int], Tensor]  # number of a step -> numbers of its images, on all processes, (batch_size,)
 
 
 def check_whole(name: str, value: Any) -> None:
@@ -32,6 +34,7 @@ class Plan:
         seed: Seed of the order and of the views, >= 0.
         process: Index of this process.
         processes: Number of processes.
+        sampler: What chooses the images of a step; by default each epoch is a permutation of all.
 
     Raises:
         InputError: An argument is out of its range.
@@ -43,6 +46,7 @@ class Plan:
     seed: int
     process: int
     processes: int
+    sampler: Sampler | None = None
 
     def __post_init__(self) -> None:
         for name in ("epochs", "seed", "batch_size"):
@@ -65,13 +69,14 @@ class Plan:
     @property
     def identity(self) -> dict[str, Any]:
         """What must be equal for a run to go on from another's checkpoint."""
-        return {
+        known = {
             "images": len(self.dataset),
             "batch_size": self.batch_size,
             "epochs": self.epochs,
             "seed": self.seed,
             "processes": self.processes,
         }
+        return known if self.sampler is None else known | {"sampler": repr(self.sampler)}
 
     @property
     def share(self) -> int:
@@ -98,7 +103,13 @@ class Plan:
         return self.steps_per_epoch * self.epochs
 
     def ids(self, step: int) -> Tensor:
-        """The numbers of the images of a step, on all processes, (batch_size,)."""
+        """The numbers of the images of a step, on all processes, (batch_size,).
+
+        Raises:
+            InputError: The sampler gives something else.
+        """
+        if self.sampler is not None:
+            return self._check(self.sampler(step))
         epoch, index = divmod(step, self.steps_per_epoch)
         ids = epoch_ids(
             len(self.dataset), batch_size=self.batch_size, seed=self.seed, epoch=epoch, process=0, processes=1
@@ -132,6 +143,12 @@ class Plan:
 
     def _shares(self, start: int, stop: int, method: Method) -> Iterator[Share]:
         """Numbers and keys of this process's images, step by step; an epoch's order is made when it is needed."""
+        if self.sampler is not None:
+            for step in range(start, stop):
+                numbers = self.ids(step).view(self.processes, self.share)[self.process]
+                # by the step, not the epoch, in which an image may come again
+                yield numbers, method.keys(numbers, seed=self.seed, epoch=step)
+            return
         while start < stop:
             epoch, skip = divmod(start, self.steps_per_epoch)
             ids = epoch_ids(
@@ -145,3 +162,15 @@ class Plan:
             for numbers in ids:
                 yield numbers, method.keys(numbers, seed=self.seed, epoch=epoch)
             start += len(ids)
+
+    def _check(self, ids: Tensor) -> Tensor:
+        """The images that a sampler gives."""
+        if ids.shape != (self.batch_size,) or ids.dtype != torch.int64:
+            raise InputError(
+                f"`sampler` must give int64 numbers of shape ({self.batch_size},), got {ids.dtype} {tuple(ids.shape)}."
+            )
+        if int(ids.min()) < 0 or int(ids.max()) >= len(self.dataset):
+            raise InputError(f"`sampler` must give numbers of the {len(self.dataset)} images, got {ids.tolist()}.")
+        if len(ids.unique()) < len(ids):
+            raise InputError("`sampler` must give each image at most once in a batch: it would be its own negative.")
+        return ids

@@ -21,7 +21,7 @@ from cl_train._lars import LARS, lars_groups
 from cl_train._launch import MixedPrecision, check_accelerator, make_accelerator, on_main
 from cl_train._method import Method
 from cl_train._norms import Statistics, share_statistics
-from cl_train._plan import Plan
+from cl_train._plan import Plan, Sampler
 from cl_train._run_folder import locked, make_run_folder
 from cl_train._schedule import scaled_lr
 from cl_train._settings import ChunkSize, Settings
@@ -68,6 +68,7 @@ def pretrain(
     accumulate: int = 1,
     batchnorm: Statistics = "sync",
     optimizer: Optimizer | None = None,
+    sampler: Sampler | None = None,
     warmup_epochs: float | None = None,
     seed: int = 0,
     resume: str | Path = "auto",
@@ -125,6 +126,9 @@ def pretrain(
             the batch's.
         optimizer: Made from `method`'s parameters; by default SimCLR's LARS with learning rate 0.3 batch_size / 256
             and weight decay 1e-6 (arXiv:2002.05709, section 2.3).
+        sampler: `step -> numbers of its images`, int64, (batch_size,), over all processes, none twice, such as
+            `DomainBatches`; None: each epoch is a random permutation. It must depend on the step alone, so that a run
+            can go on; its `repr` is kept in `config.json`. Epochs are then counted by steps, views drawn by the step.
         warmup_epochs: In [0, epochs]; None: the paper's 10, or a tenth of `epochs` if that is less.
         seed: Seed of the order of the images, of their views and of random layers, >= 0.
         resume: "auto" goes on from the newest checkpoint in `out` that is whole, if there is one; "never" begins anew
@@ -192,7 +196,7 @@ def pretrain(
         health=health,
     )
     on_main(accelerator, lambda: check_trackers(trackers))
-    plan = Plan(dataset, batch_size, epochs, seed, accelerator.process_index, accelerator.num_processes)
+    plan = Plan(dataset, batch_size, epochs, seed, accelerator.process_index, accelerator.num_processes, sampler)
     settings.check_split(plan)
     if optimizer is None:
         optimizer = LARS(lars_groups(method, weight_decay=1e-6), scaled_lr(0.3, batch_size))

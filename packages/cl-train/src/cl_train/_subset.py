@@ -47,6 +47,10 @@ class Subset(ImageDataset):
         """What the data set calls it."""
         return self.dataset.name(int(self.ids[index]))
 
+    def targets(self, ids: Tensor) -> Tensor | None:
+        """What the data set tells of them."""
+        return self.dataset.targets(self.ids[ids])
+
 
 def find_by_name(dataset: ImageDataset, names: Sequence[str]) -> Tensor:
     """Numbers of the images whose names end in what is given, whole parts of a path: (m,).
