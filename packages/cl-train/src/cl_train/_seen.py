@@ -30,8 +30,8 @@ class Seen:
         if self.wanted:
             fields = [None if field is None else field.detach() for field in fields_of(embeddings)]
             if adds:
-                earlier = fields_of(self.embeddings)
-                fields = [None if b is None else torch.cat([a, b]) for a, b in zip(earlier, fields, strict=True)]
+                pairs = zip(fields_of(self.embeddings), fields, strict=True)
+                fields = [None if a is None or b is None else torch.cat([a, b]) for a, b in pairs]
             self.embeddings, self.loss = like(embeddings, fields), loss
 
     def forget(self) -> None:
