@@ -31,9 +31,13 @@ PRESETS = {
 
 
 @pytest.fixture
-def script(load_example):
+def script(load_example, monkeypatch):
     """Run the script in this process with the given words; returns the exit code."""
-    return load_example("byol_imagenet")
+    run = load_example("byol_imagenet")
+    module = sys.modules["byol_imagenet"]
+    monkeypatch.setattr(module, "use_all_cores", lambda: None)  # of tensors this small, threads wait for each other
+    monkeypatch.setattr(module, "draw", lambda *_: None)
+    return run
 
 
 @pytest.fixture
@@ -100,7 +104,6 @@ def test_the_optimiser_has_its_rate_outside_and_decays_the_classifier(example):
 
 def test_without_arguments_the_digits_are_learnt(script, example, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(example, "few_label_table", lambda encoders, *_: {name: {} for name in encoders})
-    monkeypatch.setattr(example, "draw", lambda *_: None)
     assert script(*DIGITS) == 0
     printed, errors = capsys.readouterr()
     assert "negatives=" not in errors
