@@ -96,7 +96,7 @@ class Config:
     epochs: int = flag(100, "passes over the images (300 epochs: 72.5 % top-1, section 5; 1000: 74.3, Table 1)")
     batch_size: int = flag(4096, "images per step over all processes (section 3.3)")
     chunk_size: int | Literal["auto"] | None = flag(None, "images of a process in the network at once; auto: what fits")
-    accumulate: int = flag(1, "equal parts of a step with a loss each: as chunks, which need not be equal")
+    accumulate: int = flag(1, "equal parts of a step with a loss each: what chunks are too")
     batchnorm: Literal["sync", "local"] = flag("sync", "statistics over a chunk of all processes, or of each its own")
     image_size: int = flag(224, "side of the views in pixels (App. B)")
     encoder: str = flag("resnet50", f"network: {', '.join(RESNETS)} or timm:NAME (section 3.3: resnet50)")

@@ -20,7 +20,7 @@ class Method(nn.Module, ABC):
     Attributes:
         encoder: What is taken home: images -> features.
         per_image: Whether the loss is a mean over images of which each needs no other. The chunks of a batch are then
-            not embedded twice.
+            not embedded twice, and are as equal in size as they can be.
     """
 
     encoder: nn.Module

@@ -64,10 +64,12 @@ class Gradient:
             parts = batch.split(self.share // self.accumulate, share=self.share)
             return self._of_parts(parts, [1 / len(parts)] * len(parts), step)
         if self.share > self.chunk_size:
-            chunks = batch.split(self.chunk_size, share=self.share)
             if self.method.per_image:
+                # evenly, as BatchNorm refuses a last chunk of one image where each view has a forward of its own
+                chunks = batch.split(self.chunk_size, share=self.share, evenly=True)
                 weights = [len(chunk.keys) / len(batch.keys) for chunk in chunks]
                 return self._of_parts(chunks, weights, step, seen_as_one=True)
+            chunks = batch.split(self.chunk_size, share=self.share)
             return self._of_chunks(chunks, batch.labels, step)
         loss, metrics = self.loss(self.embed(batch, step, 0), batch.labels)
         self.accelerator.backward(loss)
