@@ -64,7 +64,7 @@ def test_the_script_is_that_of_simclr_but_for_what_byol_needs():
     """Who compares the two sees what the methods differ in, and nothing else."""
     simclr, byol = ((EXAMPLES / f"{name}_imagenet.py").read_text().splitlines() for name in ("simclr", "byol"))
     changed = [line for line in difflib.ndiff(simclr, byol) if line[0] in "+-"]
-    assert len(changed) <= 110
+    assert len(changed) <= 108
     assert len(simclr) > 370
 
 
