@@ -153,13 +153,13 @@ DIGITS = replace(  # ours: the CIFAR recipe in small, for two CPU cores
 
 def config_of(run: str | Path) -> Config:
     """The settings of a run of this script, from its folder."""
-    file = Path(run) / "config.json"
+    file, script = Path(run) / "config.json", Path(__file__).name
     if not file.is_file():
-        raise InputError(f"{run} must be the folder of a run of simclr_imagenet.py, there is no {file}.")
+        raise InputError(f"{run} must be the folder of a run of {script}, there is no {file}.")
     saved = json.loads(file.read_text(encoding="utf-8"))["run"]
     missing = [field.name for field in fields(Config) if field.name not in saved]
     if missing:
-        raise InputError(f"{run} must be the folder of a run of simclr_imagenet.py, {file} lacks {missing[0]}.")
+        raise InputError(f"{run} must be the folder of a run of {script}, {file} lacks {missing[0]}.")
     return Config(**{field.name: saved[field.name] for field in fields(Config)})
 
 
@@ -295,7 +295,7 @@ def main() -> None:
         save_encoder(
             encoder,
             result.out / "encoder.safetensors",
-            method="SimCLR",
+            method=type(method).__name__,
             data=config.data or "digits",
             normalisation="none",
             metadata={"steps": str(result.steps)},
@@ -304,7 +304,7 @@ def main() -> None:
 
     judge = few_label_table if config.preset == "digits" else linear_table
     encoders = {"randomly initialised encoder": untrained} if config.baseline else {}
-    table = judge(encoders | {"SimCLR encoder": encoder}, train, test, config, accelerator)
+    table = judge(encoders | {f"{type(method).__name__} encoder": encoder}, train, test, config, accelerator)
     if accelerator.is_main_process:
         (result.out / "results.json").write_text(json.dumps(table, indent=2) + "\n")
         names = list(next(iter(table.values())))

@@ -143,6 +143,46 @@ def test_ema_takes_as_many_updates_as_it_was_told():
     assert equal(state(target), before)
 
 
+@pytest.mark.parametrize("step", [0, 3, 6])
+def test_an_update_of_a_step_by_its_number_takes_that_steps_decay_and_counts_from_there(step):
+    target = EMA(linear(0.0), 0.5, total_steps=7)
+    target.update(linear(0.0))
+    target.update(linear(1.0), step=step)
+    tau = 1 - 0.5 * (math.cos(math.pi * step / 7) + 1) / 2
+    assert_close(target.module.weight, torch.full((3, 2), 1 - tau, dtype=torch.float64), rtol=0, atol=1e-15)
+    assert target.step.item() == step + 1
+    if step < 6:  # the next one without a number is the one after it
+        target.update(linear(0.0))
+        tau_next = 1 - 0.5 * (math.cos(math.pi * (step + 1) / 7) + 1) / 2
+        expected = torch.full((3, 2), tau_next * (1 - tau), dtype=torch.float64)
+        assert_close(target.module.weight, expected, rtol=0, atol=1e-15)
+
+
+def test_an_update_by_its_number_with_a_constant_decay_counts_too():
+    target = EMA(linear(0.0), 0.75)
+    target.update(linear(1.0), step=41)
+    assert_close(target.module.weight, torch.full((3, 2), 0.25, dtype=torch.float64))
+    assert target.step.item() == 42
+
+
+@pytest.mark.parametrize("total", [None, 5])
+def test_an_update_of_a_negative_step_is_refused(total):
+    target = EMA(linear(0.0), 0.5, total_steps=total)
+    before = state(target)
+    with pytest.raises(ValueError, match=r"^`step` must be at least 0, got -1\.$"):
+        target.update(linear(1.0), step=-1)
+    assert equal(state(target), before)
+
+
+@pytest.mark.parametrize("step", [5, 9])
+def test_an_update_of_a_step_beyond_the_last_is_refused(step):
+    target = EMA(linear(0.0), 0.5, total_steps=5)
+    before = state(target)
+    with pytest.raises(ValueError, match=r"^`update` must be called at most `total_steps` times, 5\.$"):
+        target.update(linear(1.0), step=step)
+    assert equal(state(target), before)
+
+
 def test_ema_of_nothing_counts():
     target = EMA(nn.Identity(), 0.5)
     target.update(nn.Identity())

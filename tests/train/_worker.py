@@ -21,13 +21,15 @@ import _norm_cases
 import _tune_cases
 import torch
 from accelerate.state import AcceleratorState
-from cl_augment import EvalTransform, LinearEvalAugment, SimCLRAugment
+from cl_augment import BYOLAugment, EvalTransform, LinearEvalAugment, SimCLRAugment
 from cl_losses import NTXentLoss
 from cl_train import (
+    BYOL,
     LARS,
     ArrayDataset,
     HealthWarning,
     InputError,
+    Method,
     SimCLR,
     UnhealthyRun,
     describe,
@@ -79,9 +81,15 @@ def method(*, gather: bool = True, seed: int = 5, encoder: nn.Module | None = No
     return SimCLR(encoder, projector, SimCLRAugment(8), loss, num_classes=3).double()
 
 
-def optimizer(name: str, trained: SimCLR) -> torch.optim.Optimizer:
-    if name == "lars":
-        return LARS(lars_groups(trained, weight_decay=1e-4), 0.5, eta=0.1)
+def bootstrap(*, encoder: nn.Module | None = None) -> BYOL:
+    torch.manual_seed(5)
+    predictor = nn.Sequential(nn.Linear(8, 10), nn.Tanh(), nn.Linear(10, 8))
+    return BYOL(encoder or Net(), nn.Linear(12, 8), predictor, BYOLAugment(8), 0.6, num_classes=3).double()
+
+
+def optimizer(name: str, trained: Method) -> torch.optim.Optimizer:
+    if name in ("lars", "byol"):
+        return LARS(lars_groups(trained, weight_decay=1e-4), 0.5, eta=0.1, lr_in_momentum=name == "lars")
     return torch.optim.SGD(trained.parameters(), 0.5, momentum=0.9)
 
 
@@ -96,8 +104,9 @@ def run(
     may_change: Collection[str] = (),
     encoder: nn.Module | None = None,
     health: Literal["warn", "stop"] = "warn",
+    chunk_size: int | None = None,
 ) -> dict:
-    trained = method(gather=gather, seed=seed, encoder=encoder)
+    trained = bootstrap(encoder=encoder) if name == "byol" else method(gather=gather, seed=seed, encoder=encoder)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", HealthWarning)
         result = pretrain(
@@ -113,6 +122,7 @@ def run(
             max_steps=steps,
             log_every=1,
             health=health,
+            chunk_size=chunk_size,
             accelerator=make_accelerator("no"),
             progress=False,
         )
@@ -157,6 +167,9 @@ def observe(folder: Path) -> dict:
     seen["linear eval"] = judge()
     seen["features"] = extract_features(method().encoder, images(7), transform=EvalTransform(8))[0]
     seen["batchnorm"] = run(folder / "batchnorm", steps=2, encoder=BatchNormNet())
+    seen["byol"] = run(folder / "byol", name="byol")
+    seen["byol in chunks"] = run(folder / "byol in chunks", name="byol", chunk_size=3)
+    seen["byol batchnorm"] = run(folder / "byol batchnorm", name="byol", encoder=BatchNormNet())
     seen["own folders"] = run_with_disks_of_their_own(folder)
     seen["norms"] = _norm_cases.observe(folder, processes=make_accelerator("no").num_processes)
     seen["tuned"] = _tune_cases.observe(folder)

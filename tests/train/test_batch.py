@@ -57,6 +57,15 @@ def test_a_batch_with_unreadable_images_has_as_many_parts_as_a_whole_one(readabl
     assert torch.equal(torch.cat([part.keys for part in parts]), torch.arange(readable))
 
 
+@pytest.mark.parametrize(("size", "sizes"), [(5, [3, 4, 4]), (10, [5, 6]), (11, [11]), (2, [1, 2, 2, 2, 2, 2])])
+def test_even_parts_are_as_many_as_uneven_ones_and_differ_by_one_image_at_most(size, sizes):
+    batch = Batch(rows(), torch.arange(11), torch.arange(11))
+    parts = batch.split(size, share=11, evenly=True)
+    assert [len(part.keys) for part in parts] == sizes
+    assert len(batch.split(size, share=11)) == len(sizes)
+    assert torch.equal(torch.cat([part.labels for part in parts]), torch.arange(11))
+
+
 def test_a_batch_with_fewer_images_than_parts_is_refused():
     message = r"^a batch must have an image for each of 4 parts, 3 of 11 can be read\.$"
     with pytest.raises(InputError, match=message):

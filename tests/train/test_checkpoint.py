@@ -12,7 +12,7 @@ import torch
 from accelerate.state import AcceleratorState
 from cl_augment import RandomResizedCropFlip, SimCLRAugment, TwoViews
 from cl_losses import NTXentLoss
-from cl_train import ArrayDataset, InputError, SimCLR, make_accelerator, pretrain
+from cl_train import LARS, ArrayDataset, InputError, SimCLR, lars_groups, make_accelerator, pretrain
 from cl_train import _checkpoint_folder as folders
 from cl_train import _start as starting
 from cl_train._checkpoint import damage, load_checkpoint, read_state, save_checkpoint
@@ -472,6 +472,34 @@ def test_a_rate_that_may_change_is_the_new_one(tmp_path):
     result = run(tmp_path, method=second, optimizer=optimizer, may_change={"optimizer_groups"}, max_steps=3)
     assert optimizer.param_groups[0]["initial_lr"] == 0.3
     assert result.history[-1]["lr"] == pytest.approx(0.3 * 0.5 * (1 + math.cos(math.pi * 2 / 6)))
+
+
+def test_a_run_of_0_3_with_lars_goes_on_where_its_groups_may_lack_where_the_rate_stands(tmp_path):
+    """`lr_in_momentum` came with 0.4."""
+
+    def lars(method):
+        return LARS(lars_groups(method, weight_decay=1e-4), 0.5, eta=0.1)
+
+    def go(folder, **changes):
+        method = simclr()
+        run(tmp_path / folder, method=method, optimizer=lars(method), **changes)
+        return weights(method)
+
+    expected = go("whole")
+    go("old", max_steps=2)
+    checkpoint = tmp_path / "old" / "checkpoints" / "step-00000002"
+    optimizer = torch.load(checkpoint / "optimizer.pt", weights_only=True)
+    state = json.loads((checkpoint / "state.json").read_text())
+    for group in [*optimizer["param_groups"], *state["run"]["optimizer_groups"]]:
+        del group["lr_in_momentum"]
+    torch.save(optimizer, checkpoint / "optimizer.pt")
+    (checkpoint / "state.json").write_text(json.dumps(state))
+    digests = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in checkpoint.iterdir()}
+    del digests["manifest.json"]
+    (checkpoint / "manifest.json").write_text(json.dumps(digests))
+    with pytest.raises(InputError, match="is of a run with optimizer_groups="):
+        go("old")
+    assert_bit_equal(go("old", may_change={"optimizer_groups"}), expected)
 
 
 def test_a_setting_that_the_checkpoint_does_not_know_is_refused(tmp_path):

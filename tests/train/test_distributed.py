@@ -18,6 +18,7 @@ from torch.testing import assert_close
 WORKER = Path(__file__).with_name("_worker.py")
 SECONDS = 120
 WORLDS = [2, 3]
+BYOL = ["byol", "byol in chunks", "byol batchnorm"]
 
 
 def spawn(folder: Path) -> dict[int, list[dict]]:
@@ -71,14 +72,14 @@ def test_each_process_is_one_of_its_world(seen, world):
         assert re.fullmatch(line, result["describe"])
 
 
-@pytest.mark.parametrize("case", ["sgd", "lars", "resumed"])
+@pytest.mark.parametrize("case", ["sgd", "lars", "resumed", *BYOL])
 @pytest.mark.parametrize("world", WORLDS)
 def test_a_run_on_many_processes_has_the_weights_of_one(seen, alone, world, case):
     for result in seen[world]:
         assert gap(result[case]["weights"], alone[case]["weights"]) < 1e-9
 
 
-@pytest.mark.parametrize("case", ["sgd", "lars", "without gather"])
+@pytest.mark.parametrize("case", ["sgd", "lars", "without gather", *BYOL])
 @pytest.mark.parametrize("world", WORLDS)
 def test_all_processes_have_the_same_weights_bit_for_bit(seen, world, case):
     for result in seen[world][1:]:
@@ -106,7 +107,7 @@ def test_the_runs_went_somewhere(alone, case):
     assert gap(alone[case]["weights"], start) > 1e-2
 
 
-@pytest.mark.parametrize("case", ["sgd", "lars", "resumed"])
+@pytest.mark.parametrize("case", ["sgd", "lars", "resumed", *BYOL])
 @pytest.mark.parametrize("world", WORLDS)
 def test_a_run_on_many_processes_logs_what_one_does(seen, alone, world, case):
     for result in seen[world]:
@@ -157,6 +158,25 @@ def test_every_process_has_all_features(seen, alone, world):
         assert_close(result["features"], alone["features"], rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("case", BYOL)
+def test_byols_target_went_somewhere_and_stays_behind(alone, case):
+    found = alone[case]["weights"]
+    start = runpy.run_path(str(WORKER))["bootstrap"]().state_dict()
+    parameters = [name for name in found if name.startswith("target.") and name.endswith(("weight", "bias"))]
+    assert len(parameters) == 8
+    assert gap({name: found[name] for name in parameters}, {name: start[name] for name in parameters}) > 1e-2
+    online = {name: name.removeprefix("target.module.").replace("0.", "encoder.", 1) for name in parameters}
+    online = {name: re.sub(r"^1\.", "projector.", place) for name, place in online.items()}
+    assert gap({name: found[name] for name in parameters}, {name: found[online[name]] for name in parameters}) > 1e-2
+    assert found["target.step"] == 5
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_byol_without_batchnorm_is_the_same_in_chunks(seen, alone, world):
+    for result in [alone, *seen[world]]:
+        assert gap(result["byol in chunks"]["weights"], alone["byol"]["weights"]) < 1e-9
+
+
 # The tests above can fail: negatives of each process's own share only, the bug that a lone process cannot have
 
 
@@ -189,7 +209,7 @@ def test_a_run_without_gathered_negatives_is_ended_on_all_processes_where_asked(
     assert (folders / f"world {world}" / "stopped" / "checkpoints" / "step-00000003" / "state.json").is_file()
 
 
-@pytest.mark.parametrize("case", ["sgd", "lars", "resumed", "batchnorm"])
+@pytest.mark.parametrize("case", ["sgd", "lars", "resumed", "batchnorm", *BYOL])
 @pytest.mark.parametrize("world", WORLDS)
 def test_a_run_that_is_well_on_many_processes_is_left_alone(seen, alone, world, case):
     assert [result[case]["findings"] for result in [alone, *seen[world]]] == [[]] * (world + 1)

@@ -31,11 +31,11 @@ def parameter(*values: float) -> nn.Parameter:
     return nn.Parameter(torch.tensor(values, dtype=torch.float64))
 
 
-def golden_walk(**group) -> list[list[float]]:
+def golden_walk(*, lr_in_momentum: bool = True, rates=(1.0, 0.5, 0.25), **group) -> list[list[float]]:
     """w = (1, 2, 2) and g = (0.3, 0.4, 0) at rates 1, 0.5 and 0.25."""
     w, places = parameter(1, 2, 2), []
-    optimizer = LARS([{"params": [w], **group}], lr=1.0, weight_decay=0.1)
-    for lr in (1.0, 0.5, 0.25):
+    optimizer = LARS([{"params": [w], **group}], lr=1.0, weight_decay=0.1, lr_in_momentum=lr_in_momentum)
+    for lr in rates:
         optimizer.param_groups[0]["lr"] = lr
         w.grad = torch.tensor([0.3, 0.4, 0.0], dtype=torch.float64)
         optimizer.step()
@@ -76,6 +76,38 @@ def test_lars_of_an_excluded_parameter_gives_the_golden_walk():
     expected = [[0.7, 1.6, 2], [0.28, 1.04, 2], [-0.173, 0.436, 2]]
     for place, wanted in zip(golden_walk(adapt=False, weight_decay=0.0), expected, strict=True):
         assert place == pytest.approx(wanted, abs=1e-12)
+
+
+def test_lars_with_the_rate_outside_gives_byols_golden_walk():
+    expected = [
+        [0.998396432549, 1.997594648823, 1.999198216274],
+        [0.996873757673, 1.995310636509, 1.998436878836],
+        [0.995788358228, 1.993682537341, 1.997894179114],
+    ]
+    for place, wanted in zip(golden_walk(lr_in_momentum=False), expected, strict=True):
+        assert place == pytest.approx(wanted, abs=1e-11)
+
+
+def test_lars_with_the_rate_outside_moves_an_excluded_parameter_as_torchs_sgd():
+    found = golden_walk(lr_in_momentum=False, adapt=False, weight_decay=0.0)
+    w = parameter(1, 2, 2)
+    sgd = torch.optim.SGD([w], lr=1.0, momentum=0.9)
+    for place, wanted, lr in zip(
+        found, [[0.7, 1.6, 2], [0.415, 1.22, 2], [0.21175, 0.949, 2]], (1, 0.5, 0.25), strict=True
+    ):
+        sgd.param_groups[0]["lr"] = lr
+        w.grad = torch.tensor([0.3, 0.4, 0.0], dtype=torch.float64)
+        sgd.step()
+        assert place == pytest.approx(wanted, abs=1e-12)
+        assert place == pytest.approx(w.tolist(), abs=1e-14)
+
+
+@pytest.mark.parametrize("group", [{}, {"adapt": False, "weight_decay": 0.0}], ids=["adapted", "excluded"])
+def test_where_the_rate_stands_makes_no_difference_while_it_is_constant(group):
+    rates = [0.7] * 20
+    inside, outside = (golden_walk(lr_in_momentum=inside, rates=rates, **group) for inside in (True, False))
+    for place, wanted in zip(outside, inside, strict=True):
+        assert place == pytest.approx(wanted, abs=1e-13)
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
@@ -186,6 +218,25 @@ def test_lars_continues_from_its_state_as_if_it_had_not_stopped(tmp_path):
         resumed.step()
     for p, q in zip(params, resumed_params, strict=True):
         assert_close(q, p, rtol=0, atol=0)
+
+
+def test_a_state_from_before_the_rate_could_stand_outside_is_simclrs():
+    places = []
+    for restarted in (False, True):
+        w = parameter(1, 2)
+        optimizer = LARS([w], lr=1.0)
+        for lr in (1.0, 0.25):
+            optimizer.param_groups[0]["lr"] = lr
+            w.grad = torch.tensor([0.3, 0.4], dtype=torch.float64)
+            optimizer.step()
+            if restarted and lr == 1:
+                state = optimizer.state_dict()
+                del state["param_groups"][0]["lr_in_momentum"]
+                optimizer = LARS([w], lr=1.0, lr_in_momentum=False)
+                optimizer.load_state_dict(state)
+        places.append(w.tolist())
+    assert places[1] == places[0]
+    assert optimizer.param_groups[0]["lr_in_momentum"] is True
 
 
 @pytest.mark.parametrize(

@@ -55,13 +55,14 @@ class Batch(NamedTuple):
     labels: Tensor | None
     skipped: tuple[str, ...] = ()
 
-    def split(self, size: int, *, share: int) -> list["Batch"]:
+    def split(self, size: int, *, share: int, evenly: bool = False) -> list["Batch"]:
         """Consecutive parts of `size` images, the last perhaps smaller.
 
         Args:
             size: Images of a part, >= 1.
             share: Images that a batch has where all can be read. One with fewer gives as many parts, evenly: processes
                 wait for each other part by part.
+            evenly: Whether parts of the same number are as equal as they can be: none is left with the odd image.
 
         Raises:
             InputError: There are fewer images than parts.
@@ -69,7 +70,7 @@ class Batch(NamedTuple):
         n, parts = len(self.keys), -(-share // size)
         if n < parts:
             raise InputError(f"a batch must have an image for each of {parts} parts, {n} of {share} can be read.")
-        bounds = [min(i * size, n) if n == share else i * n // parts for i in range(parts + 1)]
+        bounds = [min(i * size, n) if n == share and not evenly else i * n // parts for i in range(parts + 1)]
         return [
             Batch(_rows(self.images, rows), self.keys[rows], None if self.labels is None else self.labels[rows])
             for rows in (slice(start, stop) for start, stop in pairwise(bounds))

@@ -44,7 +44,8 @@ def bootstrap_figures(embeddings: Any) -> dict[str, Tensor]:
         projections they are made of, and "target_lag", how far the target's projections are from the online network's
         of the same view: mean squared distances of unit rows, 0 to 4.
     """
-    p, q, z = (torch.cat(views) for views in (embeddings[0:2], embeddings[2:4], embeddings[4:6]))
+    # float64, as a mean of float32 cosines of equal rows may be 1e-7 below 1
+    p, q, z = (torch.cat(views).double() for views in (embeddings[0:2], embeddings[2:4], embeddings[4:6]))
     return contrast_figures(embeddings.p_a, embeddings.p_b, loss=None) | {
         "predictor_change": contrastive_metrics(q, p, temperature=0.1).alignment,
         "target_lag": contrastive_metrics(z, p, temperature=0.1).alignment,

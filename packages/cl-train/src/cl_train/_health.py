@@ -103,9 +103,9 @@ def no_target(lag: float, *, step: float) -> Finding | None:
 
     Args:
         lag: Mean squared distance of the target's and the online network's unit projections of a view, 0 to 4.
-        step: Steps so far: before the first one they are equal.
+        step: Steps so far. They begin equal, and a warm-up begins at a rate of 0: in the first 100 nothing is said.
     """
-    if step < 2 or not lag < _LEAST_CHANGE:
+    if step < _FIRST_STEPS or not lag < _LEAST_CHANGE:
         return None
     return Finding(
         "no target of its own",

@@ -20,7 +20,7 @@ class Method(nn.Module, ABC):
     Attributes:
         encoder: What is taken home: images -> features.
         per_image: Whether the loss is a mean over images of which each needs no other. The chunks of a batch are then
-            not embedded twice.
+            not embedded twice, and are as equal in size as they can be.
     """
 
     encoder: nn.Module
@@ -82,9 +82,11 @@ class Method(nn.Module, ABC):
         """Scalars for the log at the end of each epoch that tell whether the method is well, on the device.
 
         Over all processes, the same on each. What `pretrain` judges, where it is there: "spread", "effective_rank",
-        "alignment", "entropy" and "accuracy", of what the first of the embeddings holds, as `SimCLR` gives them.
+        "alignment", "entropy" and "accuracy", of what the first of the embeddings holds, as `SimCLR` gives them, and
+        "predictor_change" and "target_lag", as `BYOL` does.
 
         Args:
-            embeddings: What the last loss was given, without graph: with several parts of a step, those of the last.
+            embeddings: What the last loss was given, without graph: with several parts of a step, those of the last;
+                with chunks, those of all.
         """
         return {}

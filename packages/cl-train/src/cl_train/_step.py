@@ -64,20 +64,24 @@ class Gradient:
             parts = batch.split(self.share // self.accumulate, share=self.share)
             return self._of_parts(parts, [1 / len(parts)] * len(parts), step)
         if self.share > self.chunk_size:
-            chunks = batch.split(self.chunk_size, share=self.share)
             if self.method.per_image:
-                return self._of_parts(chunks, [len(chunk.keys) / len(batch.keys) for chunk in chunks], step)
+                # evenly, as BatchNorm refuses a last chunk of one image where each view has a forward of its own
+                chunks = batch.split(self.chunk_size, share=self.share, evenly=True)
+                weights = [len(chunk.keys) / len(batch.keys) for chunk in chunks]
+                return self._of_parts(chunks, weights, step, seen_as_one=True)
+            chunks = batch.split(self.chunk_size, share=self.share)
             return self._of_chunks(chunks, batch.labels, step)
         loss, metrics = self.loss(self.embed(batch, step, 0), batch.labels)
         self.accelerator.backward(loss)
         return metrics
 
-    def _of_parts(self, parts: list[Batch], weights: list[float], step: int) -> Metrics:
+    def _of_parts(self, parts: list[Batch], weights: list[float], step: int, *, seen_as_one: bool = False) -> Metrics:
         """Gradient of the weighted mean loss of batches that do not see each other."""
         found: list[Metrics] = []
         for index, (part, weight) in enumerate(zip(parts, weights, strict=True)):
             with self.averaging(last=index == len(parts) - 1):
-                loss, metrics = self.loss(self.embed(part, step, index, moves=index == 0), part.labels)
+                embeddings = self.embed(part, step, index, moves=index == 0)
+                loss, metrics = self.loss(embeddings, part.labels, adds=seen_as_one and index > 0)
                 self.accelerator.backward(loss * weight)
             found.append(metrics)
         finite = torch.stack([metrics.pop("finite") for metrics in found]).all()
@@ -125,7 +129,7 @@ class Gradient:
         with nullcontext() if moves else running_statistics_held(self.method):
             return self.method(views) if direct else self.model(views)
 
-    def loss(self, embeddings: Any, labels: Tensor | None) -> tuple[Tensor, Metrics]:
+    def loss(self, embeddings: Any, labels: Tensor | None, *, adds: bool = False) -> tuple[Tensor, Metrics]:
         """The method's loss of embeddings of which none is infinite; "finite" among the metrics tells if one was."""
         fields = [field for field in fields_of(embeddings) if field is not None]
         good = [torch.linalg.vector_norm(field.detach().flatten(1), dim=1).isfinite() for field in fields]
@@ -137,7 +141,7 @@ class Gradient:
         rest = iter(safe)
         embeddings = like(embeddings, [None if field is None else next(rest) for field in fields_of(embeddings)])
         loss, metrics = self.method.loss(embeddings, labels)
-        self.seen.note(embeddings, metrics.get("loss"))
+        self.seen.note(embeddings, metrics.get("loss"), adds=adds)
         finite = torch.stack([rows.all() for rows in good]).all() & loss.detach().isfinite()
         return loss, metrics | {"finite": finite}
 
