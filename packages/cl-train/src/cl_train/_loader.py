@@ -99,8 +99,8 @@ def _from_memory(
         images = images.to(device)  # once: a batch is then picked there, and nothing waits for the host
     for ids, keys in shares:
         picked = images[to_device(ids, images.device)]
-        images = picked if host else to_device(picked, device)
-        yield Batch(images, to_device(keys, device), _targets(dataset, ids, device))
+        picked = picked if host else to_device(picked, device)
+        yield Batch(picked, to_device(keys, device), _targets(dataset, ids, device))
 
 
 def _targets(dataset: ImageDataset, ids: Tensor, device: torch.device) -> Tensor | None:

@@ -50,8 +50,8 @@ def keep_labels(dataset: ImageDataset, labels: Labels, *, seed: int = 0) -> Rela
 
     Args:
         dataset: Labelled images.
-        labels: Which keep theirs, as for `fine_tune`: so many of each class, a share of all, a file of names, numbers of
-            images, or None for all; and 0 for none.
+        labels: Which keep theirs, as for `fine_tune`: so many of each class, a share of all, a file of names, numbers
+            of images, or None for all; and 0 for none.
         seed: Which ones, where that is left to chance.
 
     Raises:
