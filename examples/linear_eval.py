@@ -1,4 +1,4 @@
-"""What a run of simclr_imagenet.py has learnt: its encoder judged by the papers' protocols, beside what learnt nothing.
+"""What a run of simclr_imagenet.py or byol_imagenet.py has learnt, judged by the papers' protocols.
 
     python examples/linear_eval.py                                    the run in runs/digits, half a minute on two cores
     accelerate launch examples/linear_eval.py --runs runs/imagenet --judges linear knn
@@ -11,7 +11,8 @@ knn       200 weighted nearest neighbours, nothing is trained
 few       logistic regression with 1 % and 10 % of the labels
 
 The table gives top-1 in per cent: of one run with half of Wilson's 95 % interval over the test images, of several with
-the standard deviation over the runs. Each run's own is in its `evaluation.json`.
+the standard deviation over the runs; also for raw pixels and the encoder as it began, which have learnt nothing. Each
+run's own is in its `evaluation.json`.
 """
 
 import copy
@@ -20,8 +21,10 @@ import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+import byol_imagenet
+import simclr_imagenet
 import torch
 from accelerate import Accelerator
 from cl_augment import EvalTransform, LinearEvalAugment
@@ -45,7 +48,7 @@ from cl_train import (
     use_all_cores,
     values_from_flags,
 )
-from simclr_imagenet import Config, config_of, load, make_encoder
+from simclr_imagenet import load, make_encoder
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -54,7 +57,9 @@ from torch.nn import functional
 class Flags:
     """Which runs, and by what they are judged."""
 
-    runs: tuple[str, ...] = flag(("runs/digits",), "folders of runs of simclr_imagenet.py that differ in their seeds")
+    runs: tuple[str, ...] = flag(
+        ("runs/digits",), "folders of runs of simclr_imagenet.py or byol_imagenet.py that differ in seed"
+    )
     judges: tuple[Literal["linear", "probe", "logistic", "knn", "few"], ...] = flag(
         ("linear", "probe", "logistic", "knn", "few"), "by what to judge; all but linear keep all features in memory"
     )
@@ -63,6 +68,17 @@ class Flags:
     workers: int | None = flag(None, "processes that read images from files; default: a core each, at most 8")
     mixed_precision: Literal["auto", "no", "bf16", "fp16"] = flag("auto", "auto: bf16 where the device has it")
     max_steps: int | None = flag(None, "stop the training of linear after so many steps")
+
+
+def config_of(run: str) -> Any:
+    """The settings of a run of either script, whose names are the same but for what is the method's."""
+    try:
+        return simclr_imagenet.config_of(run)
+    except InputError as error:
+        try:
+            return byol_imagenet.config_of(run)
+        except InputError:
+            raise error from None
 
 
 class Pixels(nn.Module):
@@ -78,7 +94,7 @@ class Pixels(nn.Module):
         return functional.adaptive_avg_pool2d(views, self.size).flatten(1)
 
 
-def encoders_of(run: Path, config: Config, train: ImageDataset) -> dict[str, nn.Module]:
+def encoders_of(run: Path, config: Any, train: ImageDataset) -> dict[str, nn.Module]:
     """By the names of their rows."""
     channels = train.read(readable(train, 1)[0]).shape[0]
     torch.manual_seed(config.seed)  # what the run began with
@@ -86,13 +102,13 @@ def encoders_of(run: Path, config: Config, train: ImageDataset) -> dict[str, nn.
     untrained = copy.deepcopy(encoder)
     file = run / "encoder.safetensors"
     if not file.is_file():
-        raise InputError(f"`--runs` must be folders of finished runs of simclr_imagenet.py, there is no {file}.")
+        raise InputError(f"`--runs` must be folders of finished runs of a pretraining script, there is no {file}.")
     with values_from_flags():
         load_encoder(encoder, file)
     return {
         "raw pixels": Pixels(config.image_size, channels),
         "randomly initialised encoder": untrained,
-        "SimCLR encoder": encoder,
+        f"{'BYOL' if isinstance(config, byol_imagenet.Config) else 'SimCLR'} encoder": encoder,
     }
 
 
@@ -100,7 +116,7 @@ def judge(
     encoder: nn.Module,
     train: ImageDataset,
     test: ImageDataset,
-    config: Config,
+    config: Any,
     flags: Flags,
     accelerator: Accelerator,
     *,

@@ -163,8 +163,8 @@ def _fill(optimizer: Optimizer, saved: dict[str, Any], *, started: list[dict[str
     own = [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
     optimizer.load_state_dict(saved)
     for group, settings, earlier in zip(optimizer.param_groups, own, started, strict=False):
-        for name in settings.keys() & earlier.keys():
-            if as_read(settings[name]) != earlier[name]:
+        for name in settings.keys() - {"lr"}:  # which the schedule sets
+            if name not in earlier or as_read(settings[name]) != earlier[name]:
                 group[name] = settings[name]
 
 
