@@ -115,7 +115,7 @@ class Bench:
         print(f"seed {self.seed}, {row}, {column}: {value:.3f}", flush=True)
 
     def judge(self, row: str, labels: int, encoder: nn.Module, *, trained_with: int) -> None:
-        """Real-test accuracy of a probe that has seen synthetic labels and so many real ones, both weighing the same."""
+        """Real-test accuracy of a probe on synthetic labels and so many real ones, both weighing the same."""
         known = self.real(labels).labels
         parts = [extract_features(encoder, data, transform=EvalTransform(16)) for data in (self.synthetic, self.train)]
         (x, y), (real_x, _) = parts
