@@ -72,6 +72,7 @@ BY_LABELS = {
     "cross-domain loss, labelled images alone": (1, 5),
     "combination, before matching": (0, 1, 5),
     "combination, classes matched": (0, 1, 5),
+    "the same, projections instead of features": (0, 1, 5),
     "SupCon, classes matched": (0, 1),
     "cross entropy, classes matched": (0, 1),
 }
@@ -130,11 +131,11 @@ class Bench:
             plain = transfer_eval(x, y, test_x, test_y)
             self.note(row, f"{labels}, synthetic probe", plain.top1)
 
-    def measure(self, row: str, labels: int, train: Callable[[], CrossDomain]) -> None:
-        """Train, and judge with every number of real labels that this training serves."""
-        counts = REAL_LABELS if len(BY_LABELS[row]) == 1 else (labels,)
+    def measure(self, row: str, labels: int, train: Callable[[], nn.Module]) -> None:
+        """Train an encoder, and judge it with every number of real labels that this training serves."""
+        counts = REAL_LABELS if BY_LABELS[row] == (0,) else (labels,)
         if not all(str(count) in self.figures.get(row, {}) for count in counts):
-            encoder = train().encoder
+            encoder = train()
             for count in counts:
                 self.judge(row, count, encoder, trained_with=labels)
 
@@ -157,10 +158,8 @@ def run(bench: Bench) -> None:
     for row, (make, unlabelled) in plain.items():
         for labels in BY_LABELS[row]:
 
-            def train(
-                row: str = row, labels: int = labels, make: Any = make, unlabelled: Any = unlabelled
-            ) -> CrossDomain:
-                return bench.train_on(bench.real(labels), labels, row, make(), unlabelled=unlabelled)
+            def train(row: str = row, labels: int = labels, make: Any = make, part: Any = unlabelled) -> nn.Module:
+                return bench.train_on(bench.real(labels), labels, row, make(), unlabelled=part).encoder
 
             bench.measure(row, labels, train)
     for labels in REAL_LABELS:
@@ -170,28 +169,35 @@ def run(bench: Bench) -> None:
 
 
 def matched(bench: Bench, labels: int, loss: nn.Module, name: str) -> None:
-    """Before classes are matched, after, and what a classifier makes of the classes that the first gave."""
-    before, after = f"{name}, before matching", f"{name}, classes matched"
-    if str(labels) in bench.figures.get(after, {}):
-        return
+    """Before classes are matched, after, and what a classifier makes of the classes that were found."""
+    before, after, rival = f"{name}, before matching", f"{name}, classes matched", "cross entropy, classes matched"
     method = bench.train_on(bench.real(labels), labels, before, make_method(bench.config, loss))
-    if before in BY_LABELS:
-        bench.measure(before, labels, lambda: method)
-    if name == "combination" and labels == 0:
-        draw_map(method.encoder, bench.synthetic, bench.test, bench.out / f"before-{bench.seed}.png")
+    if name == "combination":
+        bench.measure(before, labels, lambda: method.encoder)
+        draw(bench, method.encoder, labels, "before")
     found = match(bench.config, method, bench.synthetic, bench.real(labels))
     assert found.labels is not None
     assert bench.train.labels is not None
     given = found.labels >= 0
     right = (found.labels[given] == bench.train.labels[given]).double().mean()
     bench.note(after, f"{labels}, classes right", float(right))
-    rival = "cross entropy, classes matched"
+    bench.train_on(found, labels, after, method, more=True)
+    bench.measure(after, labels, lambda: method.encoder)
+    if name == "combination":
+        draw(bench, method.encoder, labels, "after")
+        projections = nn.Sequential(method.encoder, method.projector)
+        bench.measure("the same, projections instead of features", labels, lambda: projections)
     if name == "combination" and labels in BY_LABELS[rival]:
         classifier = make_method(bench.config, cross_entropy, classifier=True)
-        bench.measure(rival, labels, lambda: bench.train_on(found, labels, rival, classifier, unlabelled=0.0))
-    bench.measure(after, labels, lambda: bench.train_on(found, labels, after, method, more=True))
-    if name == "combination" and labels == 0:
-        draw_map(method.encoder, bench.synthetic, bench.test, bench.out / f"after-{bench.seed}.png")
+        bench.train_on(found, labels, rival, classifier, unlabelled=0.0)
+        bench.measure(rival, labels, lambda: classifier.encoder)
+
+
+def draw(bench: Bench, encoder: nn.Module, labels: int, when: str) -> None:
+    """The map without real labels."""
+    path = bench.out / f"{when}-{bench.seed}.png"
+    if labels == 0 and not path.is_file():
+        draw_map(encoder, bench.synthetic, bench.test, path)
 
 
 def table(seeds: list[dict[str, dict[str, float]]], columns: list[str]) -> None:
