@@ -117,7 +117,8 @@ def corners() -> tuple[torch.Tensor, torch.Tensor]:
 
 def test_marks_of_the_first_domain_are_hollow_and_those_of_others_are_not(tmp_path):
     features, first = corners()
-    plot_map(features, tmp_path / "m.png", labels=(~first).long(), domains=(~first).long(), method="pca")
+    labels = (~first).long()
+    plot_map(features, tmp_path / "m.png", labels=labels, domains=2 * labels, method="pca")  # a circle and a square
     picture = pixels(tmp_path / "m.png")
     centres = [where(picture, colour) for colour in (INDIGO, ROSE)]
     filled = []
