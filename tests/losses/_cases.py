@@ -33,7 +33,15 @@ MEMBERS = {3: [0, 2], 4: [1, 3]}
 
 
 # What can be computed of an even share alone: it has images of several domains.
-LOCAL = ["nt_xent", "nt_xent none", "info_nce symmetric", "info_nce queue", "sup_con two views", "cross_domain"]
+LOCAL = [
+    "nt_xent",
+    "nt_xent none",
+    "info_nce symmetric",
+    "info_nce queue",
+    "sup_con two views",
+    "cross_domain",
+    "cross_domain own",
+]
 
 
 def batch() -> Tensors:
@@ -120,10 +128,12 @@ def _sup_con(*, views: int, labels: str = "labels", **arguments: Any) -> Case:
     return Case(loss, views if arguments.get("reduction") == "none" else 0)
 
 
-def _cross_domain(*, views: int, labels: str = "labels", domains: str = "domains", **arguments: Any) -> Case:
+def _cross_domain(
+    *, views: int, labels: str = "labels", domains: str = "domains", temperature: float = 0.4, **arguments: Any
+) -> Case:
     def loss(given: Tensors, parameters: Tensors, **collecting: Any) -> Tensor:
         z = projections(given, parameters, views)
-        return cross_domain_loss(z, given[labels], given[domains], temperature=0.4, **arguments, **collecting)
+        return cross_domain_loss(z, given[labels], given[domains], temperature=temperature, **arguments, **collecting)
 
     return Case(loss, views if arguments.get("reduction") == "none" else 0)
 
@@ -165,6 +175,14 @@ GATHERING: dict[str, Case] = {
     "cross_domain one each, two views": _cross_domain(views=2, domains="domain halves"),
     "cross_domain positive": _cross_domain(views=1, same_domain="positive"),
     "cross_domain positive, two views": _cross_domain(views=2, same_domain="positive", domains="domain halves"),
+    "cross_domain own": _cross_domain(views=1, unlabelled="own_domain"),
+    "cross_domain own two views": _cross_domain(views=2, unlabelled="own_domain"),
+    "cross_domain own three views none": _cross_domain(views=3, unlabelled="own_domain", reduction="none"),
+    "cross_domain own, halves": _cross_domain(views=2, unlabelled="own_domain", domains="domain halves"),
+    "cross_domain own positive": _cross_domain(
+        views=2, unlabelled="own_domain", same_domain="positive", reduction="sum"
+    ),
+    "cross_domain own coldest": _cross_domain(views=2, unlabelled="own_domain", temperature=0.001),
 }
 
 

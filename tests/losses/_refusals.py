@@ -78,6 +78,16 @@ REFUSALS: dict[str, Refusal] = {
         ),
         HYPERPARAMETERS,
     ),
+    "unlabelled": _both(
+        lambda last: cross_domain_loss(
+            rows(),
+            _integers(0, 1, 0),
+            _integers(0, 1, 2),
+            temperature=0.5,
+            unlabelled="own_domain" if last else "everywhere",
+        ),
+        HYPERPARAMETERS,
+    ),
     "domains on one": _both(
         lambda last: count_positives(_integers(0, 1, 0), _integers(0, 1, 2) if last else None), HYPERPARAMETERS
     ),

@@ -285,6 +285,20 @@ def test_an_unknown_choice_for_the_same_domain_is_refused(call):
         call("negative")
 
 
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda choice: cross_domain_loss(rows(), LABELS, DOMAINS, temperature=0.1, unlabelled=choice),
+        lambda choice: CrossDomainLoss(temperature=0.1, unlabelled=choice),
+    ],
+    ids=["function", "module"],
+)
+@pytest.mark.parametrize("choice", ["own", None])
+def test_an_unknown_choice_for_images_without_label_is_refused(choice, call):
+    with raises(ValueError, f"`unlabelled` must be 'everywhere' or 'own_domain', got {choice!r}."):
+        call(choice)
+
+
 @pytest.mark.parametrize("views", [0, -1])
 def test_count_positives_refuses_fewer_than_1_view(views):
     with raises(ValueError, f"`views` must be at least 1, got {views}."):

@@ -35,6 +35,11 @@ LOSSES = {
     "info_nce": (partial(info_nce_loss, temperature=0.2, symmetric=True), None, None),
     "sup_con": (partial(sup_con_loss, temperature=0.3), [normal(2, 12, 8), LABELS], (1, 0)),
     "cross_domain": (partial(cross_domain_loss, temperature=0.3), [normal(12, 8), LABELS, DOMAINS], None),
+    "cross_domain own": (
+        partial(cross_domain_loss, temperature=0.3, unlabelled="own_domain"),
+        [normal(2, 12, 8), torch.where(DOMAINS == 1, -1, LABELS), DOMAINS],
+        (1, 0, 0),
+    ),
     "right": (planted.right, None, None),
 }
 WRONG = {

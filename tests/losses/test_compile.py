@@ -62,9 +62,20 @@ LOSSES: dict[str, Loss] = {
     "cross_domain_positive": stacked(
         cross_domain_loss, LABELS, DOMAINS, temperature=0.2, same_domain="positive", reduction="none"
     ),
+    "cross_domain_own": stacked(cross_domain_loss, LABELS, DOMAINS, temperature=0.2, unlabelled="own_domain"),
+    "cross_domain_own_positive": stacked(
+        cross_domain_loss,
+        LABELS,
+        DOMAINS,
+        temperature=0.001,
+        same_domain="positive",
+        unlabelled="own_domain",
+        reduction="none",
+    ),
     "byol": byol_loss,
     "distillation": lambda a, b: distillation_loss(a, b, temperature=0.5),
 }
+OWN = ["cross_domain_own", "cross_domain_own_positive"]  # with groups of four kinds, and of three without cells
 every_loss = pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
 
 
@@ -99,7 +110,7 @@ def test_compiled_in_one_graph_is_what_it_is_without(loss):
     assert_close(value_and_gradients(compiled), value_and_gradients(step(loss)), rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["nt_xent", "info_nce_symmetric", "sup_con", "cross_domain"])
+@pytest.mark.parametrize("name", ["nt_xent", "info_nce_symmetric", "sup_con", "cross_domain", "cross_domain_own"])
 def test_compiled_for_any_number_of_images_is_what_it_is_without(name):
     loss = step(LOSSES[name])
     compiled = torch.compile(loss, backend="aot_eager", fullgraph=True, dynamic=True)
@@ -115,13 +126,13 @@ def test_compiled_of_half_precision_is_what_it_is_without(name):
     assert_close(value_and_gradients(compiled, dtype=torch.bfloat16), expected, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["nt_xent", "info_nce", "sup_con", "cross_domain"])
+@pytest.mark.parametrize("name", ["nt_xent", "info_nce", "sup_con", "cross_domain", *OWN])
 def test_compiled_operator_describes_what_it_returns(name, monkeypatch):
     # torch's own checks: shapes, dtypes and strides of the fake, and that nothing is changed or passed through.
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)  # take the operator, not the direct function
     a, b = (normal(5, 4, seed=seed).requires_grad_() for seed in (0, 1))
     calls = []
-    operator = {"nt_xent": "self", "sup_con": "self", "cross_domain": "self", "info_nce": "cross"}[name]
+    operator = "cross" if name == "info_nce" else "self"
     overload = getattr(torch.ops.cl_losses, f"{operator}_contrast").default
     with Recorded(overload, calls):
         LOSSES[name](a, b)
@@ -187,7 +198,13 @@ MODULES = [
     (
         CrossDomainLoss,
         cross_domain_loss,
-        {"temperature": 0.3, "same_domain": "positive", "reduction": "sum", "gather": False},
+        {
+            "temperature": 0.3,
+            "same_domain": "positive",
+            "unlabelled": "own_domain",
+            "reduction": "sum",
+            "gather": False,
+        },
     ),
     (BYOLLoss, byol_loss, {}),
     (DistillationLoss, distillation_loss, {"temperature": 0.3}),

@@ -30,9 +30,16 @@ def dense_mask(excluded: Excluded, m: int, n: int) -> Tensor:
     def lies_in(bands: tuple[Band, ...], row: int, column: int) -> bool:
         return any(band.begin <= row < band.end and column == row + band.offset for band in bands)
 
+    def apart(row: int, column: int) -> bool:
+        if excluded.row_sides is None:
+            return False
+        a, b = int(excluded.row_sides[row]), int(excluded.column_sides[column])
+        return abs(a) != abs(b) and (a < 0 or b < 0)
+
     def is_excluded(row: int, column: int) -> bool:
         same = excluded.row_cells is not None and bool(excluded.row_cells[row] == excluded.column_cells[column])
-        return lies_in(excluded.bands, row, column) or (same and not lies_in(excluded.spared, row, column))
+        same_cell = same and not lies_in(excluded.spared, row, column)
+        return lies_in(excluded.bands, row, column) or same_cell or apart(row, column)
 
     return torch.tensor([[is_excluded(row, column) for column in range(n)] for row in range(m)])
 
@@ -41,10 +48,18 @@ def cells(n: int, *, seed: int, kinds: int = 3) -> Tensor:
     return torch.randint(kinds, (n,), generator=torch.Generator().manual_seed(seed), dtype=torch.int32)
 
 
+def sides(n: int, *, seed: int) -> Tensor:
+    """Of three domains, about half of the rows without label."""
+    generator = torch.Generator().manual_seed(seed)
+    sign = 1 - 2 * torch.randint(2, (n,), generator=generator, dtype=torch.int32)
+    return sign * torch.randint(1, 4, (n,), generator=generator, dtype=torch.int32)
+
+
 def rectangles(m: int = 11, n: int = 14) -> dict[str, Excluded]:
     """Pairs to leave out of m x n."""
     bands = (Band(0, m, 2), Band(3, 7, -3))
     row_cells, column_cells = cells(m, seed=5), cells(n, seed=6)
+    of_rows, of_columns = sides(m, seed=8), sides(n, seed=9)
     return {
         "nothing": Excluded(),
         "one band": Excluded((Band(0, m, 0),)),
@@ -59,18 +74,26 @@ def rectangles(m: int = 11, n: int = 14) -> dict[str, Excluded]:
             (), torch.zeros(m, dtype=torch.int32), torch.zeros(n, dtype=torch.int32), (Band(0, m, 1), Band(2, 6, 4))
         ),
         "bands and cells": Excluded(bands, row_cells, column_cells, (Band(1, 9, 1), Band(0, 4, 5))),
+        "sides": Excluded((), None, None, (), of_rows, of_columns),
+        "sides, none negative": Excluded((), None, None, (), of_rows.abs(), of_columns.abs()),
+        "sides, all negative": Excluded((), None, None, (), -of_rows.abs(), -of_columns.abs()),
+        "bands, cells and sides": Excluded(
+            bands, row_cells, column_cells, (Band(1, 9, 1), Band(0, 4, 5)), of_rows, of_columns
+        ),
     }
 
 
 def squares(m: int = 14) -> dict[str, Excluded]:
     """Pairs to leave out of m x m, the same seen from rows and from columns."""
-    half, of_rows = m // 2, cells(m, seed=7)
+    half, of_rows, of_sides = m // 2, cells(m, seed=7), sides(m, seed=10)
     other_views = (Band(0, half, half), Band(half, m, -half))
     return {
         "nothing": Excluded(),
         "itself": Excluded((Band(0, m, 0),)),
         "itself and the other view": Excluded((Band(0, m, 0), *other_views)),
         "itself and its cell but for the other view": Excluded((Band(0, m, 0),), of_rows, of_rows, other_views),
+        "itself and sides": Excluded((Band(0, m, 0),), None, None, (), of_sides, of_sides),
+        "itself, cells and sides": Excluded((Band(0, m, 0),), of_rows, of_rows, other_views, of_sides, of_sides),
     }
 
 

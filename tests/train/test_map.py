@@ -106,6 +106,81 @@ def test_the_legend_names_the_classes_that_are_drawn(tmp_path):
     assert not np.array_equal(a, c)
 
 
+# Domains
+
+
+def corners() -> tuple[torch.Tensor, torch.Tensor]:
+    """Two places, far apart, with three rows each; and which rows are at the first."""
+    features = torch.eye(4)[[0, 0, 0, 1, 1, 1]]
+    return features, torch.tensor([True, True, True, False, False, False])
+
+
+def test_marks_of_the_first_domain_are_hollow_and_those_of_others_are_not(tmp_path):
+    features, first = corners()
+    labels = (~first).long()
+    plot_map(features, tmp_path / "m.png", labels=labels, domains=2 * labels, method="pca")  # a circle and a square
+    picture = pixels(tmp_path / "m.png")
+    centres = [where(picture, colour) for colour in (INDIGO, ROSE)]
+    filled = []
+    for points in centres:
+        middle = points.min(0) + np.ptp(points, axis=0) // 2
+        filled.append(bool((np.abs(points - middle).max(1) <= 1).any()))
+    assert filled == [False, True]
+
+
+def test_colours_are_of_classes_and_shapes_of_domains(tmp_path):
+    """One class at each place: its colour is the same whatever its domain, the mark another one."""
+    features, first = corners()
+    labels, found = (~first).long(), {}
+    for domain in (1, 2, 3):
+        domains = torch.where(first, domain, 1)
+        plot_map(features, tmp_path / f"{domain}.png", labels=labels, domains=domains, method="pca")
+        points = where(pixels(tmp_path / f"{domain}.png"), INDIGO)
+        assert len(points) > 20
+        found[domain] = frozenset(map(tuple, points - points.min(0)))
+    assert len(set(found.values())) == 3
+
+
+def test_a_map_of_domains_draws_points_where_a_map_of_classes_does(tmp_path):
+    features, labels = groups()
+    plot_map(features, tmp_path / "a.png", labels=labels, method="pca")
+    plot_map(features, tmp_path / "b.png", labels=labels, domains=torch.ones(60).long(), method="pca")
+    a, b = (pixels(tmp_path / f"{name}.png") for name in "ab")
+    for colour in (INDIGO, ROSE):
+        spread = [np.ptp(where(picture, colour), axis=0).max() for picture in (a, b)]
+        assert spread[0] == pytest.approx(spread[1], rel=0.25)
+
+
+def legend(path) -> np.ndarray:
+    return pixels(path)[:, -110:]
+
+
+def test_the_legend_names_the_domains_that_are_drawn(tmp_path):
+    features, labels = groups()
+    for file, names in {"a": ["xxxx", "yyyy", "zzzz"], "b": ["xxxx", "yyyy", "----"], "c": ["xxxx", "wwww"]}.items():
+        plot_map(features, tmp_path / f"{file}.png", labels=labels, domains=labels, domain_names=names, method="pca")
+    a, b, c = (legend(tmp_path / f"{file}.png") for file in "abc")
+    assert np.array_equal(a, b)  # the third is of no row
+    assert not np.array_equal(a, c)
+
+
+def test_domains_are_called_by_their_numbers_by_default(tmp_path):
+    features, labels = groups()
+    for file, names in {"a": None, "b": ["0", "1"]}.items():
+        plot_map(features, tmp_path / f"{file}.png", labels=labels, domains=labels, domain_names=names, method="pca")
+    assert np.array_equal(pixels(tmp_path / "a.png"), pixels(tmp_path / "b.png"))
+
+
+@pytest.mark.parametrize(("classes", "named"), [(10, True), (11, False)])
+def test_up_to_10_classes_are_named_beside_domains(tmp_path, classes, named):
+    features, labels = groups()
+    for file, letter in (("a", "x"), ("b", "o")):
+        names = [letter * 4] * classes
+        plot_map(features, tmp_path / f"{file}.png", labels=labels, classes=names, domains=labels, method="pca")
+    a, b = (pixels(tmp_path / f"{file}.png") for file in "ab")
+    assert np.array_equal(a, b) != named
+
+
 def test_names_of_classes_are_drawn_as_they_are(tmp_path):
     features, labels = groups()
     plot_map(features, tmp_path / "m.png", labels=labels, classes=["_hidden", "$a_b"], method="pca")
@@ -153,6 +228,37 @@ def test_tsne_without_sklearn_names_what_to_install(tmp_path, monkeypatch):
             torch.ones(3, 3),
             {"classes": ["a"]},
             r"^`classes` are names for `labels`, which must be given with them, got ",
+        ),
+        (torch.ones(3, 3), {"domains": torch.arange(3)}, r"^`domains` must come with `labels`, got None\.$"),
+        (
+            torch.ones(3, 3),
+            {"domain_names": ["a"]},
+            r"^`domain_names` are names for `domains`, which must be given with them, got None\.$",
+        ),
+        (
+            torch.ones(3, 3),
+            {"labels": torch.arange(3), "domains": torch.arange(2)},
+            r"^`domains` must be integers of shape \(3,\), got torch.int64 \(2,\)\.$",
+        ),
+        (
+            torch.ones(3, 3),
+            {"labels": torch.arange(3), "domains": torch.ones(3)},
+            r"^`domains` must be integers of shape \(3,\), got torch.float32 \(3,\)\.$",
+        ),
+        (
+            torch.ones(3, 3),
+            {"labels": torch.arange(3), "domains": torch.tensor([0, -1, 1])},
+            r"^`domains` must be at least 0, got -1\.$",
+        ),
+        (
+            torch.ones(3, 3),
+            {"labels": torch.arange(3), "domains": torch.tensor([0, 4, 1])},
+            r"^`domains` must be at most 4, got 5\.$",
+        ),
+        (
+            torch.ones(3, 3),
+            {"labels": torch.arange(3), "domains": torch.arange(3), "domain_names": ["a", "b"]},
+            r"^`domain_names` must be 3 names, got 2\.$",
         ),
         (torch.ones(3, 3), {"method": "umap"}, r"^`method` must be 'tsne' or 'pca', got 'umap'\.$"),
         (torch.ones(3, 3), {"points": 2}, r"^`points` must be at least 3, got 2\.$"),

@@ -20,8 +20,9 @@ class DomainBatches:
 
     A function of (seed, step), so batches are the same on any number of processes and after a restart. No image is
     twice in a batch. Images of a class in a domain, and those without label, come in random order, all before any comes
-    again but for those that fill no batch at the end; so images of a small group are seen more often than others, with
-    other views each time.
+    again but for those that are left over: that fill no batch at the end, whose class has a row less in a batch because
+    classes do not divide it, or has no turn because `classes` does not divide all of them. So images of a small group
+    are seen more often than others, with other views each time.
 
     Args:
         dataset: Images of several domains.

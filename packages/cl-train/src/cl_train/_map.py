@@ -37,7 +37,8 @@ def plot_map(
 ) -> None:
     """Write a picture of features in two dimensions, with colour and shape by class where labels are given.
 
-    With domains too, colour is by class and shape by domain, the first domain's marks hollow.
+    With domains too, colour is by class and shape by domain, the first domain's marks hollow; the legend then names the
+    classes where there are at most 10, a colour for each.
 
     Rows are normalised, so that distance is that of cosines. "tsne" takes their first 50 principal components to
     scikit-learn's t-SNE at perplexity 30 (less below 91 points), which begins at the first two components and so
@@ -70,6 +71,8 @@ def plot_map(
         labels, names = check_labels(labels.cpu(), classes, n=len(x))
     elif classes is not None:
         raise InputError("`classes` are names for `labels`, which must be given with them, got None.")
+    if domains is None and domain_names is not None:
+        raise InputError("`domain_names` are names for `domains`, which must be given with them, got None.")
     where = None if domains is None else _check_domains(domains.cpu(), domain_names, labels)
     chosen = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))[:points]
     components, share = _principal_components(x[chosen])
@@ -87,8 +90,12 @@ def plot_map(
 def _check_domains(domains: Tensor, names: Sequence[str] | None, labels: Tensor | None) -> tuple[Tensor, list[str]]:
     if labels is None:
         raise InputError("`domains` must come with `labels`, got None.")
-    if domains.shape != labels.shape or domains.is_floating_point() or int(domains.min()) < 0:
-        raise InputError(f"`domains` must be integers from 0 of shape ({len(labels)},), got {tuple(domains.shape)}.")
+    if domains.shape != labels.shape or domains.is_floating_point():
+        raise InputError(
+            f"`domains` must be integers of shape ({len(labels)},), got {domains.dtype} {tuple(domains.shape)}."
+        )
+    if int(domains.min()) < 0:
+        raise InputError(f"`domains` must be at least 0, got {int(domains.min())}.")
     count = int(domains.max()) + 1
     if count > len(_SHAPES):
         raise InputError(f"`domains` must be at most {len(_SHAPES)}, got {count}.")

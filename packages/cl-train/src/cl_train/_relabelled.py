@@ -60,7 +60,7 @@ def keep_labels(dataset: ImageDataset, labels: Labels, *, seed: int = 0) -> Rela
     if dataset.labels is None:
         raise InputError("`dataset` must have labels to keep.")
     kept = torch.full_like(dataset.labels, -1)
-    if not (isinstance(labels, int) and labels == 0):
+    if not isinstance(labels, int) or isinstance(labels, bool) or labels != 0:
         ids = labelled(dataset, labels, seed=seed)
         kept[ids] = dataset.labels[ids]
     return Relabelled(dataset, kept)
