@@ -205,10 +205,16 @@ def test_images_of_a_small_group_are_seen_more_often():
 
 def test_what_makes_the_batches_is_printed():
     sampler = DomainBatches(MIXED, batch_size=12, unlabelled=0.25, classes=2, seed=4)
-    assert repr(sampler) == "DomainBatches(batch_size=12, unlabelled=0.25, classes=2, seed=4)"
-    assert repr(DomainBatches(MIXED, batch_size=12)) == (
-        "DomainBatches(batch_size=12, unlabelled=0.5, classes=None, seed=0)"
+    assert re.fullmatch(
+        r"DomainBatches\(batch_size=12, unlabelled=0.25, classes=2, seed=4, labels=[0-9a-f]{16}\)", repr(sampler)
     )
+    plain = repr(DomainBatches(MIXED, batch_size=12))
+    assert plain.startswith("DomainBatches(batch_size=12, unlabelled=0.5, classes=None, seed=0, labels=")
+
+
+def test_other_labels_are_other_batches_by_name():
+    first, same, other = (repr(DomainBatches(domains([0, 1, last], [0, 1]), batch_size=2)) for last in (0, 0, 1))
+    assert first == same != other
 
 
 @pytest.mark.parametrize(

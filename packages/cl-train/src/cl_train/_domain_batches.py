@@ -8,6 +8,7 @@ from torch import Tensor
 
 from cl_train._domains import DomainDataset
 from cl_train._errors import InputError
+from cl_train._frozen import digest_of
 
 
 class DomainBatches:
@@ -47,6 +48,7 @@ class DomainBatches:
         classes: int | None = None,
         seed: int = 0,
     ) -> None:
+        self._known = digest_of(dataset.targets(torch.arange(len(dataset))))[:16]
         self._free = (dataset.labels < 0).nonzero().flatten()
         if unlabelled is None:
             unlabelled = 0.5 if len(self._free) else 0.0
@@ -85,10 +87,10 @@ class DomainBatches:
         return ids[self._permutation(len(ids), 1, step)]
 
     def __repr__(self) -> str:
-        """What makes the batches what they are, for `config.json`."""
+        """What makes the batches what they are, a digest of labels and domains among it, for `config.json`."""
         return (
             f"DomainBatches(batch_size={self.batch_size}, unlabelled={self.unlabelled}, classes={self.classes}, "
-            f"seed={self.seed})"
+            f"seed={self.seed}, labels={self._known})"
         )
 
     def _stride(self, dataset: DomainDataset, label: int) -> list[int]:

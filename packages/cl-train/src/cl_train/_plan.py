@@ -76,7 +76,11 @@ class Plan:
             "seed": self.seed,
             "processes": self.processes,
         }
-        return known if self.sampler is None else known | {"sampler": repr(self.sampler)}
+        return (
+            known
+            if self.sampler is None
+            else known | {"sampler": getattr(self.sampler, "__qualname__", repr(self.sampler))}
+        )
 
     @property
     def share(self) -> int:
