@@ -128,7 +128,8 @@ def pretrain(
             and weight decay 1e-6 (arXiv:2002.05709, section 2.3).
         sampler: `step -> numbers of its images`, int64, (batch_size,), over all processes, none twice, such as
             `DomainBatches`; None: each epoch is a random permutation. It must depend on the step alone, so that a run
-            can go on; its `repr`, or a function's name, is kept in `config.json`. Epochs are then counted by steps, views drawn by the step.
+            can go on; its `repr`, or a function's name, is kept in `config.json`. Epochs are then counted by steps, and
+            views are drawn by the step.
         warmup_epochs: In [0, epochs]; None: the paper's 10, or a tenth of `epochs` if that is less.
         seed: Seed of the order of the images, of their views and of random layers, >= 0.
         resume: "auto" goes on from the newest checkpoint in `out` that is whole, if there is one; "never" begins anew
