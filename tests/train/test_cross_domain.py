@@ -496,6 +496,6 @@ def apart(*, with_prototypes: bool) -> tuple[float, float]:
 
 def test_prototypes_bring_a_class_together_that_no_batch_holds_in_both_domains():
     alike, others = apart(with_prototypes=True)
-    assert alike > 0.9
+    assert alike > 0.7
     assert others < 0
-    assert apart(with_prototypes=False)[0] < 0.3
+    assert apart(with_prototypes=False)[0] < alike - 0.3
