@@ -75,7 +75,7 @@ def test_fonts_without_digits_are_left_out(example):
 
 
 def test_digits_of_every_font_that_is_taken_look_alike(example):
-    """Ink lies nearest to the mean of its own digit; slanted or old-style figures do so less often, other signs do not."""
+    """Ink lies nearest to the mean of its own digit; that of slanted figures does so less often, other signs not."""
     inks = torch.stack([torch.stack([_ink(path, digit) for digit in range(10)]) for path in example.fonts_in(FONTS)])
     centred = torch.nn.functional.normalize((inks - inks.mean((0, 1))).flatten(2), dim=2)
     nearest = torch.einsum("fdp,cp->fdc", centred, torch.nn.functional.normalize(centred.mean(0), dim=1)).argmax(2)
