@@ -217,7 +217,7 @@ def draw_domains(synthetic: ImageDataset, real: ImageDataset, path: Path, *, eac
     ):
         images = torch.stack([data.read(i)[0] for i in range(each)])
         padded = functional.pad(images, (1, 1, 1, 1), value=255).view(2, each // 2, SIZE + 2, SIZE + 2)
-        axis.imshow(padded.transpose(1, 2).flatten(0, 1).flatten(1), cmap="gray", vmin=0, vmax=255)
+        axis.imshow(padded.transpose(1, 2).flatten(0, 1).flatten(1).numpy(), cmap="gray", vmin=0, vmax=255)
         axis.set_title(name, fontsize=12)
         axis.axis("off")
     figure.savefig(path, dpi=120)

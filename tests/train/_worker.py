@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Literal
 from unittest import mock
 
+import _domain_cases
 import _norm_cases
 import _tune_cases
 import torch
@@ -170,6 +171,7 @@ def observe(folder: Path) -> dict:
     seen["byol"] = run(folder / "byol", name="byol")
     seen["byol in chunks"] = run(folder / "byol in chunks", name="byol", chunk_size=3)
     seen["byol batchnorm"] = run(folder / "byol batchnorm", name="byol", encoder=BatchNormNet())
+    seen["domains"] = _domain_cases.observe(folder, Net)
     seen["own folders"] = run_with_disks_of_their_own(folder)
     seen["norms"] = _norm_cases.observe(folder, processes=make_accelerator("no").num_processes)
     seen["tuned"] = _tune_cases.observe(folder)

@@ -177,6 +177,49 @@ def test_byol_without_batchnorm_is_the_same_in_chunks(seen, alone, world):
         assert gap(result["byol in chunks"]["weights"], alone["byol"]["weights"]) < 1e-9
 
 
+# Domains
+
+
+@pytest.mark.parametrize("case", ["whole", "chunks"])
+@pytest.mark.parametrize("world", WORLDS)
+def test_a_run_across_domains_on_many_processes_has_the_weights_and_prototypes_of_one(seen, alone, world, case):
+    expected = alone["domains"]["whole"]["weights"]
+    assert expected["prototypes.seen"].tolist() == [[True, True, True], [True, True, False]]
+    for result in seen[world]:
+        assert gap(_numbers(result["domains"][case]["weights"]), _numbers(expected)) < 1e-9
+
+
+@pytest.mark.parametrize("case", ["whole", "chunks"])
+@pytest.mark.parametrize("world", WORLDS)
+def test_a_run_across_domains_has_the_same_weights_and_prototypes_on_all_processes_bit_for_bit(seen, world, case):
+    first = _numbers(seen[world][0]["domains"][case]["weights"])
+    for result in seen[world][1:]:
+        assert gap(_numbers(result["domains"][case]["weights"]), first) == 0
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_a_run_across_domains_on_many_processes_logs_what_one_does(seen, alone, world):
+    """Also the shares of labelled images, of which processes have unequally many."""
+    expected = alone["domains"]["whole"]["history"]
+    assert len(expected) == 5
+    assert all(0 < entry["partners"] < 1 for entry in expected)
+    for result in seen[world]:
+        for found, entry in zip(result["domains"]["whole"]["history"], expected, strict=True):
+            assert found == pytest.approx(entry, rel=1e-6)
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_prototypes_of_each_processs_own_rows_would_be_noticed(seen, alone, world):
+    expected = _numbers(alone["domains"]["whole"]["weights"])
+    assert gap(_numbers(alone["domains"]["own prototypes"]["weights"]), expected) == 0
+    assert gap(_numbers(seen[world][0]["domains"]["own prototypes"]["weights"]), expected) > 1e-3
+
+
+def _numbers(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """With bools as numbers, so that they have a difference."""
+    return {name: value.double() for name, value in weights.items()}
+
+
 # The tests above can fail: negatives of each process's own share only, the bug that a lone process cannot have
 
 

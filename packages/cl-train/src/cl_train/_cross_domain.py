@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from cl_augment import TwoViewAugment
 from cl_losses import count_positives
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.nn import functional
 
 from cl_train._contrast_figures import contrast_figures
@@ -80,19 +80,19 @@ class CrossDomain(TwoViewMethod):
         z = torch.stack([embeddings.z_a, embeddings.z_b])
         loss = self.contrast(z, classes, domains)
         met = count_positives(classes, domains) > 0
+        among = _per_process(labelled.sum())
         if self.prototypes is not None:
             rows, both = z.flatten(0, 1), (classes.repeat(2), domains.repeat(2))
             alone = (labelled & ~met).repeat(2)
             loss = loss + self.prototypes(rows, *both, alone, temperature=self.contrast.temperature)  # type: ignore[attr-defined]
             self.prototypes.update(rows.detach(), *both)
-        metrics = {"loss": loss.detach(), "partners": _share(met, labelled)}
+        metrics = {"loss": loss.detach(), "partners": (met & labelled).sum() / among}
         if self.probe is None:
             return loss, metrics
         logits, both_classes = torch.cat([embeddings.logits_a, embeddings.logits_b]), classes.repeat(2)
-        metrics["probe_top1"] = _share(logits.detach().argmax(1) == both_classes, labelled.repeat(2))
-        # the mean over no labelled image would be no number
+        metrics["probe_top1"] = (logits.detach().argmax(1) == both_classes).sum() / (2 * among)  # which is never -1
         entropy = functional.cross_entropy(logits, both_classes, ignore_index=-1, reduction="sum")
-        return loss + entropy / labelled.repeat(2).sum().clamp_min(1), metrics
+        return loss + entropy / (2 * among), metrics
 
     def health(self, embeddings: Any) -> dict[str, Tensor]:
         """Figures of the projections of both views."""
@@ -117,6 +117,14 @@ def prototypes_of(dataset: DomainDataset, width: int, *, decay: float = 0.9) -> 
     return Prototypes(len(dataset.domain_names), len(dataset.classes), width, decay=decay)
 
 
-def _share(hits: Tensor, among: Tensor) -> Tensor:
-    """Of the rows that are `among`, the share that are `hits`; 0 if there are none."""
-    return (hits & among).sum() / among.sum().clamp_min(1)
+def _per_process(count: Tensor) -> Tensor:
+    """Mean of a count over the processes, of at least 1 in all.
+
+    Processes have unequally many labelled images: their sums over this, averaged as gradients and metrics are, are the
+    mean over the images of all of them, which means of their own would not give; and 0, not NaN, if there are none.
+    """
+    if not (distributed.is_initialized() and distributed.get_world_size() > 1):
+        return count.clamp_min(1)
+    total = count.clone()
+    distributed.all_reduce(total)
+    return total.clamp_min(1).double() / distributed.get_world_size()  # a third in float32 would be 1e-8 off

@@ -49,10 +49,11 @@ def match_classes(
         Classes, and margins: cosine to the nearest centre minus that to the second nearest.
 
     Raises:
-        InputError: Shapes do not fit, a number is out of its range, or a class has no source image.
+        InputError: Shapes do not fit, features are not finite, labels are no integers, a number is out of its range,
+            or a class has no source image.
     """
-    source_y = source_y.long()
     _check(source_x, source_y, target_x, known, keep=keep, iterations=iterations)
+    source_y = source_y.long()
     classes = int(source_y.max()) + 1
     source, target = _centred(source_x), _centred(target_x)
     fixed = torch.full((len(target),), -1, device=target.device) if known is None else known.long()
@@ -75,16 +76,25 @@ def _check(
     if source_x.ndim != 2 or target_x.ndim != 2 or source_x.shape[1] != target_x.shape[1] or len(target_x) == 0:
         shapes = f"{tuple(source_x.shape)} and {tuple(target_x.shape)}"
         raise InputError(f"`source_x` and `target_x` must have shapes (n, d) and (m, d), got {shapes}.")
-    if source_y.shape != (len(source_x),) or len(source_y) == 0 or int(source_y.min()) < 0:
+    for name, x in (("source_x", source_x), ("target_x", target_x)):
+        if not bool(torch.isfinite(x).all()):
+            raise InputError(f"`{name}` must be finite, it holds NaN or infinity.")
+    if not _whole(source_y) or source_y.shape != (len(source_x),) or len(source_y) == 0 or int(source_y.min()) < 0:
         raise InputError(f"`source_y` must hold a class from 0 for each of {len(source_x)} rows.")
     if len(source_y.unique()) != int(source_y.max()) + 1 or int(source_y.max()) < 1:
         raise InputError("`source_y` must have at least two classes, numbered from 0, each with a row.")
-    if known is not None and (known.shape != (len(target_x),) or int(known.max()) > int(source_y.max())):
-        raise InputError(f"`known` must hold -1 or a class of `source_y` for each of {len(target_x)} rows.")
+    if known is not None:
+        fits = _whole(known) and known.shape == (len(target_x),)
+        if not fits or int(known.min()) < -1 or int(known.max()) > int(source_y.max()):
+            raise InputError(f"`known` must hold -1 or a class of `source_y` for each of {len(target_x)} rows.")
     if not 0 < keep <= 1:
         raise InputError(f"`keep` must be in (0, 1], got {keep}.")
     if iterations < 1:
         raise InputError(f"`iterations` must be at least 1, got {iterations}.")
+
+
+def _whole(labels: Tensor) -> bool:
+    return not (labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool)
 
 
 def _centred(x: Tensor) -> Tensor:

@@ -4,6 +4,8 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn import functional
 
+from cl_train._errors import InputError
+
 
 class Prototypes(nn.Module):
     r"""Unit means of the projections of every class in every domain, which follow the batches.
@@ -40,8 +42,14 @@ class Prototypes(nn.Module):
             domains: (m,).
             rows: Which are chosen, bool, (m,); none without label.
             temperature: tau.
+
+        Raises:
+            InputError: Projections are not as wide as the prototypes.
         """
-        cosines = functional.normalize(z, dim=1) @ self.mean.flatten(0, 1).to(z.dtype).T
+        if z.shape[1] != self.mean.shape[2]:
+            raise InputError(f"`prototypes` must have the projections' width, {z.shape[1]}, got {self.mean.shape[2]}.")
+        # a copy, as backward needs what `update` is about to change
+        cosines = functional.normalize(z, dim=1) @ self.mean.flatten(0, 1).to(z.dtype, copy=True).T
         logits = (cosines / temperature).view(len(z), *self.seen.shape).masked_fill(~self.seen, -1e30)
         classes = labels.clamp_min(0)
         own = classes[:, None, None].expand(-1, len(self.seen), 1)
@@ -62,6 +70,6 @@ class Prototypes(nn.Module):
             distributed.all_reduce(sums)
         here = (sums[:, -1] > 0).view_as(self.seen)
         fresh = functional.normalize(sums[:, :-1], dim=1).view_as(self.mean)
-        weight = torch.where(self.seen, 1 - self.decay, 1.0).to(fresh) * here
+        weight = (1 - self.decay * self.seen.to(fresh.dtype)) * here
         self.mean.copy_(functional.normalize(self.mean.lerp(fresh, weight[..., None]), dim=2))
         self.seen.logical_or_(here)

@@ -66,7 +66,13 @@ def scores_of(hits: Tensor) -> Scores:
 
 
 def check_features(
-    train_x: Tensor, train_y: Tensor | None, test_x: Tensor, test_y: Tensor | None, *, name: str = "test"
+    train_x: Tensor,
+    train_y: Tensor | None,
+    test_x: Tensor,
+    test_y: Tensor | None,
+    *,
+    name: str = "test",
+    train: str = "train",
 ) -> int:
     """Number of classes, after checking that features and labels belong together.
 
@@ -77,22 +83,22 @@ def check_features(
     devices = [str(each.device) for each in (train_x, train_y, test_x, test_y) if each is not None]
     if len(set(devices)) > 1:
         raise InputError(f"features and labels must all be on one device, got {', '.join(devices)}.")
-    for part, x, y in (("train", train_x, train_y), (name, test_x, test_y)):
+    for part, x, y in ((train, train_x, train_y), (name, test_x, test_y)):
         _check_part(part, x, y)
     assert train_y is not None and test_y is not None  # noqa: PT018
     if train_x.shape[1] != test_x.shape[1]:
         raise InputError(
-            f"`train_x` and `{name}_x` must be equally wide, got {train_x.shape[1]} and {test_x.shape[1]}."
+            f"`{train}_x` and `{name}_x` must be equally wide, got {train_x.shape[1]} and {test_x.shape[1]}."
         )
-    for part, y in (("train", train_y), (name, test_y)):
+    for part, y in ((train, train_y), (name, test_y)):
         if y.is_floating_point() or y.dtype == torch.bool or int(y.min()) < 0:
             raise InputError(f"`{part}_y` must hold classes, integers from 0.")
     known = set(train_y.tolist())
     if len(known) == 1:
-        raise InputError(f"`train_y` must hold at least two classes, it holds only {known.pop()}.")
+        raise InputError(f"`{train}_y` must hold at least two classes, it holds only {known.pop()}.")
     unknown = set(test_y.tolist()) - known
     if unknown:
-        raise InputError(f"`{name}_y` holds classes that `train_y` has not: {sorted(unknown)}.")
+        raise InputError(f"`{name}_y` holds classes that `{train}_y` has not: {sorted(unknown)}.")
     return max(known) + 1
 
 

@@ -55,7 +55,7 @@ def transfer_eval(
     Raises:
         InputError: Features and labels do not fit, `C` is not positive, or a domain has fewer than 2 rows.
     """
-    classes = check_features(source_x, source_y, target_x, target_y)
+    classes = check_features(source_x, source_y, target_x, target_y, name="target", train="source")
     if not C > 0:
         raise InputError(f"`C` must be positive, got {C}.")
     for name, rows in (("source_x", source_x), ("target_x", target_x)):
