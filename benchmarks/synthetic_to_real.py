@@ -72,8 +72,9 @@ BY_LABELS = {
     "cross-domain loss, labelled images alone": (1, 5),
     "combination, before matching": (0, 1, 5),
     "combination, classes matched": (0, 1, 5),
-    "the same, projections instead of features": (0, 1, 5),
+    "combination, classes matched, projections": (0, 1, 5),
     "SupCon, classes matched": (0, 1),
+    "SupCon, classes matched, projections": (0, 1),
     "cross entropy, classes matched": (0, 1),
 }
 
@@ -183,10 +184,9 @@ def matched(bench: Bench, labels: int, loss: nn.Module, name: str) -> None:
     bench.note(after, f"{labels}, classes right", float(right))
     bench.train_on(found, labels, after, method, more=True)
     bench.measure(after, labels, lambda: method.encoder)
+    bench.measure(f"{after}, projections", labels, lambda: nn.Sequential(method.encoder, method.projector))
     if name == "combination":
         draw(bench, method.encoder, labels, "after")
-        projections = nn.Sequential(method.encoder, method.projector)
-        bench.measure("the same, projections instead of features", labels, lambda: projections)
     if name == "combination" and labels in BY_LABELS[rival]:
         classifier = make_method(bench.config, cross_entropy, classifier=True)
         bench.train_on(found, labels, rival, classifier, unlabelled=0.0)
