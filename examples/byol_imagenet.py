@@ -144,7 +144,7 @@ IMAGENET_1000 = replace(IMAGENET, preset="imagenet-1000", epochs=1000, lr=0.2, w
 IMAGENET_512 = replace(IMAGENET_1000, preset="imagenet-512", batch_size=512, lr=0.4, decay=0.9995)  # App. G
 CIFAR10 = replace(  # ours: the stem and the views as SimCLR's, the rate as the authors' on Imagenette (their README)
     IMAGENET, preset="cifar10", epochs=1000, batch_size=512, image_size=32, encoder="resnet18", stem="cifar",
-    lr=2.0, eval_epochs=100, eval_batch_size=512,
+    lr=2.0, decay=0.996, eval_epochs=100, eval_batch_size=512,
 )  # fmt: skip
 DIGITS = replace(  # ours: the CIFAR recipe in small, for two CPU cores
     CIFAR10, preset="digits", epochs=90, batch_size=256, image_size=16, width=0.25, warmup_epochs=5.0, eval_epochs=20,

@@ -178,7 +178,10 @@ def learn(
 
 
 def match(config: Config, method: CrossDomain, synthetic: ArrayDataset, real: Relabelled) -> Relabelled:
-    """The real images with the classes of their clusters, where these are sure."""
+    """The real images with the classes of their clusters, where these are sure.
+
+    What runs on several machines should let one of them match and tell the others.
+    """
     network = nn.Sequential(method.encoder, method.projector)
     source, labels = extract_features(network, synthetic, transform=EvalTransform(16))
     target, _ = extract_features(network, real, transform=EvalTransform(16))

@@ -178,7 +178,8 @@ def test_an_update_of_a_negative_step_is_refused(total):
 def test_an_update_of_a_step_beyond_the_last_is_refused(step):
     target = EMA(linear(0.0), 0.5, total_steps=5)
     before = state(target)
-    with pytest.raises(ValueError, match=r"^`update` must be called at most `total_steps` times, 5\.$"):
+    message = rf"^`update` must be called at most `total_steps` times, 5, got `step` {step}\.$"
+    with pytest.raises(ValueError, match=message):
         target.update(linear(1.0), step=step)
     assert equal(state(target), before)
 

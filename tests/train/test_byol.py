@@ -477,7 +477,7 @@ def test_the_log_holds_the_loss_without_the_classifiers_and_its_share_of_hits():
 
 def test_a_classifier_without_labels_is_refused():
     method = byol()
-    with pytest.raises(InputError, match=r"^`num_classes` asks for a classifier, but the data set has no labels\.$"):
+    with pytest.raises(InputError, match=r"^`num_classes` asks for a probe, but the data set has no labels\.$"):
         method.loss(method(method.views(*batch()[:2])), None)
 
 

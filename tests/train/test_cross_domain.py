@@ -457,7 +457,8 @@ def test_a_run_that_was_cut_ends_as_the_uncut_one_bit_for_bit(tmp_path, cut):
 def test_a_run_logs_partners_and_figures_of_its_health(tmp_path):
     result = run(tmp_path, cross_domain())
     last = result.history[-1]
-    assert last.keys() >= {"loss", "partners", "probe_top1", "spread", "effective_rank", "alignment"}
+    assert last.keys() >= {"loss", "partners", "probe_top1", "spread", "uniformity"}
+    assert "effective_rank" not in last  # few classes that are points would look ill by it
     assert last["partners"] == pytest.approx(4 / 6)  # class c is in one domain only, and has two of six images
     assert isinstance(cross_domain(), Method)
     assert cross_domain().negatives(256) is None

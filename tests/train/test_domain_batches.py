@@ -58,7 +58,7 @@ def test_batches_are_numbers_of_the_images():
 
 
 @pytest.mark.parametrize("unlabelled", [0.0, 0.25, None])
-@pytest.mark.parametrize("batch_size", [2, 7, 12, 16])
+@pytest.mark.parametrize("batch_size", [12, 15, 16])
 @pytest.mark.parametrize("classes", [None, 2])
 def test_no_image_is_twice_in_a_batch(classes, batch_size, unlabelled):
     sampler = DomainBatches(MIXED, batch_size=batch_size, unlabelled=unlabelled, classes=classes)
@@ -79,12 +79,24 @@ def test_images_of_a_batch_are_in_no_order_of_class_or_domain():
 
 
 @pytest.mark.parametrize(
-    ("unlabelled", "batch_size", "free"), [(None, 12, 6), (0.25, 12, 3), (0.0, 12, 0), (0.3, 7, 2), (0.9, 15, 14)]
+    ("unlabelled", "batch_size", "free"), [(None, 12, 6), (0.25, 12, 3), (0.0, 12, 0), (0.3, 7, 2), (0.7, 14, 10)]
 )
 def test_a_batch_has_the_share_without_label_that_was_asked_for(unlabelled, batch_size, free):
     sampler = DomainBatches(MIXED, batch_size=batch_size, unlabelled=unlabelled, classes=2)
     for step in range(10):
         assert int((MIXED.labels[sampler(step)] < 0).sum()) == free
+
+
+def test_a_batch_has_all_images_without_label_by_default_where_they_are_fewer_than_half():
+    sampler = DomainBatches(domains([0, 1] * 8, [0, 1, -1, -1]), batch_size=12)
+    assert int((sampler(3) >= 18).sum()) == 2
+
+
+def test_a_class_meets_in_every_batch_that_is_made():
+    dataset = domains([0, 1, 2, 3, 4] * 6, [0, 1, 2, 3, 4] * 6)
+    sampler = DomainBatches(dataset, batch_size=10)
+    for step in range(6):
+        assert cells(dataset, sampler(step)) == {(label, domain): 1 for label in range(5) for domain in range(2)}
 
 
 def test_a_batch_is_all_labelled_by_default_where_all_images_are():
@@ -213,7 +225,7 @@ def test_what_makes_the_batches_is_printed():
 
 
 def test_other_labels_are_other_batches_by_name():
-    first, same, other = (repr(DomainBatches(domains([0, 1, last], [0, 1]), batch_size=2)) for last in (0, 0, 1))
+    first, same, other = (repr(DomainBatches(domains([0, 1, last], [0, 1]), batch_size=4)) for last in (0, 0, 1))
     assert first == same != other
 
 
@@ -228,7 +240,7 @@ def test_other_labels_are_other_batches_by_name():
         ({"classes": 1}, "`classes` must be from 2 to 3, those with labels, got 1."),
         ({"classes": 4}, "`classes` must be from 2 to 3, those with labels, got 4."),
         (
-            {"batch_size": 30},
+            {"batch_size": 30, "unlabelled": 0.5},
             "`unlabelled` 0.5 of a batch of 30 are 15 images, there are 14 without label.",
         ),
         (
@@ -238,8 +250,13 @@ def test_other_labels_are_other_batches_by_name():
         ),
         (
             {"batch_size": 2, "unlabelled": 0.9},
-            "`batch_size` 2 leaves 0 images for each class, 'a' has 11 with a label: "
-            "take another batch, more `unlabelled`, or other `classes` in it.",
+            "`batch_size` 2 leaves 0 images for each of 3 classes, too few to meet in it: "
+            "take a larger batch, less `unlabelled`, or fewer `classes`.",
+        ),
+        (
+            {"batch_size": 5, "unlabelled": 0.0},
+            "`batch_size` 5 leaves 1 images for each of 3 classes, too few to meet in it: "
+            "take a larger batch, less `unlabelled`, or fewer `classes`.",
         ),
     ],
 )

@@ -58,7 +58,9 @@ def test_a_network_may_begin_collapsed_and_grow_out_of_it():
 def test_a_collapse_names_its_number_and_what_to_do():
     found = complete_collapse(0.0234, before=0.03)
     assert found.figure == "the projections' spread is 0.023 (healthy: above 0.1)"
-    assert found.remedy == "check that the loss pushes images apart, and lower the learning rate or the weight decay"
+    assert found.remedy == (
+        "check what keeps images apart (negatives, or BYOL's predictor and target); lower the rate or the weight decay"
+    )
 
 
 @pytest.mark.parametrize(("images", "width", "least"), [(256, 128, 6.4), (20, 128, 2.0)])
@@ -327,8 +329,8 @@ def test_a_warning_is_one_line_with_the_number_the_epoch_and_the_remedy(tmp_path
     with pytest.warns(HealthWarning) as caught:
         pretrain(simclr(head=Constant()), ArrayDataset(textures()), out=tmp_path, **SETTINGS)
     line = (
-        r"health: complete collapse: the projections' spread is \S+ \(healthy: above 0.1\) at epoch 2; check that the "
-        r"loss pushes images apart, and lower the learning rate or the weight decay\."
+        r"health: complete collapse: the projections' spread is \S+ \(healthy: above 0.1\) at epoch 2; check what "
+        r"keeps images apart \(negatives, or BYOL's predictor and target\); lower the rate or the weight decay\."
     )
     assert re.fullmatch(line, str(caught[0].message))
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 CLASSES, WIDTH = 4, 6
+SHAPES = "`source_x` and `target_x` must have shapes (n, d) and (m, d) with m >= 2, got"
 
 
 def unit(row: list[float]) -> list[float]:
@@ -40,20 +41,26 @@ def loop(source_x, source_y, target_x, known=None, keep=1.0, iterations=50) -> t
     source, target, y = centred(source_x.tolist()), centred(target_x.tolist()), source_y.tolist()
     fixed = [-1] * len(target) if known is None else known.tolist()
     centres = means(source, y, [[0.0]] * (max(y) + 1))
-    labels = fixed
-    for _ in range(iterations):
-        before, labels = labels, []
+
+    def nearest() -> list[int]:
+        found = []
         for row, own in zip(target, fixed, strict=True):
             cosines = [dot(row, centre) for centre in centres]
-            labels.append(cosines.index(max(cosines)) if own < 0 else own)
+            found.append(cosines.index(max(cosines)) if own < 0 else own)
+        return found
+
+    labels = nearest()
+    for _ in range(iterations):
+        centres = means(target, labels, centres)
+        before, labels = labels, nearest()
         if labels == before:
             break
-        centres = means(target, labels, centres)
     margins = []
     for row in target:
         second, first = sorted(dot(row, centre) for centre in centres)[-2:]
         margins.append(first - second)
-    least = sorted(margins, reverse=True)[max(1, round(keep * len(margins))) - 1]
+    named = sorted((margin for margin, own in zip(margins, fixed, strict=True) if own < 0), reverse=True)
+    least = named[max(1, round(keep * len(named))) - 1]
     chosen = [
         label if margin >= least or own >= 0 else -1 for label, margin, own in zip(labels, margins, fixed, strict=True)
     ]
@@ -237,12 +244,18 @@ KNOWN = "`known` must hold -1 or a class of `source_y` for each of 4 rows."
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"source_x": X[0]}, "`source_x` and `target_x` must have shapes (n, d) and (m, d), got (4,) and (4, 4)."),
+        (
+            {"source_x": X[0]},
+            f"{SHAPES} (4,) and (4, 4).",
+        ),
         (
             {"target_x": X[:, :3]},
-            "`source_x` and `target_x` must have shapes (n, d) and (m, d), got (4, 4) and (4, 3).",
+            f"{SHAPES} (4, 4) and (4, 3).",
         ),
-        ({"target_x": X[:0]}, "`source_x` and `target_x` must have shapes (n, d) and (m, d), got (4, 4) and (0, 4)."),
+        (
+            {"target_x": X[:0]},
+            f"{SHAPES} (4, 4) and (0, 4).",
+        ),
         ({"source_x": X * torch.nan}, "`source_x` must be finite, it holds NaN or infinity."),
         ({"target_x": X / 0}, "`target_x` must be finite, it holds NaN or infinity."),
         ({"source_x": X[:0], "source_y": Y[:0]}, LABELS.replace("4", "0", 1)),

@@ -120,7 +120,8 @@ class EMA(nn.Module):
         elif count < self.total_steps:
             decay = ema_decay(count, base=self.decay, total_steps=self.total_steps)
         else:
-            raise ValueError(f"`update` must be called at most `total_steps` times, {self.total_steps}.")
+            times = f"`update` must be called at most `total_steps` times, {self.total_steps}"
+            raise ValueError(f"{times}." if step is None else f"{times}, got `step` {step}.")
         targets, sources = _pairs(self.module, module)
         if targets:
             # torch's own average, public where the kernel for many tensors under it, `_foreach_lerp_`, is not

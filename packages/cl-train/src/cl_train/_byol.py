@@ -6,11 +6,9 @@ from cl_augment import TwoViewAugment
 from cl_losses import byol_loss
 from cl_models import EMA
 from torch import Tensor, nn
-from torch.nn import functional
 
 from cl_train._contrast_figures import bootstrap_figures
-from cl_train._errors import InputError
-from cl_train._two_views import TwoViewMethod, online_probe
+from cl_train._two_views import TwoViewMethod, online_probe, probe_loss
 
 
 class BYOLEmbeddings(NamedTuple):
@@ -104,10 +102,8 @@ class BYOL(TwoViewMethod):
         metrics = {"loss": loss.detach()}
         if self.classifier is None:
             return loss, metrics
-        if labels is None:
-            raise InputError("`num_classes` asks for a classifier, but the data set has no labels.")
-        metrics["probe_top1"] = (embeddings.logits_a.detach().argmax(1) == labels).float().mean()
-        return loss + functional.cross_entropy(embeddings.logits_a, labels), metrics
+        entropy, metrics["probe_top1"] = probe_loss(embeddings.logits_a, labels, views=1)
+        return loss + entropy, metrics
 
     def after_step(self, step: int, total_steps: int) -> None:
         """Move the target towards the online network."""

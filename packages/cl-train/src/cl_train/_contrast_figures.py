@@ -4,7 +4,8 @@ from typing import Any
 
 import torch
 from cl_losses import NTXentLoss, contrastive_metrics
-from torch import Tensor
+from torch import Tensor, distributed
+from torch.nn import functional
 
 
 def contrast_figures(z_a: Tensor, z_b: Tensor, *, loss: Any) -> dict[str, Tensor]:
@@ -47,6 +48,15 @@ def bootstrap_figures(embeddings: Any) -> dict[str, Tensor]:
     # float64, as a mean of float32 cosines of equal rows may be 1e-7 below 1
     p, q, z = (torch.cat(views).double() for views in (embeddings[0:2], embeddings[2:4], embeddings[4:6]))
     return contrast_figures(embeddings.p_a, embeddings.p_b, loss=None) | {
-        "predictor_change": contrastive_metrics(q, p, temperature=0.1).alignment,
-        "target_lag": contrastive_metrics(z, p, temperature=0.1).alignment,
+        "predictor_change": _distance(q, p),
+        "target_lag": _distance(z, p),
     }
+
+
+def _distance(a: Tensor, b: Tensor) -> Tensor:
+    """Mean squared distance of unit rows, over all processes."""
+    squares = (functional.normalize(a, dim=1) - functional.normalize(b, dim=1)).square().sum(1)
+    sums = torch.stack([squares.sum(), squares.new_tensor(float(len(squares)))])
+    if distributed.is_initialized() and distributed.get_world_size() > 1:
+        distributed.all_reduce(sums)
+    return sums[0] / sums[1]

@@ -7,14 +7,13 @@ import torch
 from cl_augment import TwoViewAugment
 from cl_losses import count_positives
 from torch import Tensor, distributed, nn
-from torch.nn import functional
 
 from cl_train._contrast_figures import contrast_figures
 from cl_train._domains import DomainDataset
 from cl_train._errors import InputError
 from cl_train._prototypes import Prototypes
 from cl_train._simclr import SimCLREmbeddings
-from cl_train._two_views import TwoViewMethod, online_probe
+from cl_train._two_views import TwoViewMethod, online_probe, probe_loss
 
 
 class CrossDomain(TwoViewMethod):
@@ -89,14 +88,18 @@ class CrossDomain(TwoViewMethod):
         metrics = {"loss": loss.detach(), "partners": (met & labelled).sum() / among}
         if self.probe is None:
             return loss, metrics
-        logits, both_classes = torch.cat([embeddings.logits_a, embeddings.logits_b]), classes.repeat(2)
-        metrics["probe_top1"] = (logits.detach().argmax(1) == both_classes).sum() / (2 * among)  # which is never -1
-        entropy = functional.cross_entropy(logits, both_classes, ignore_index=-1, reduction="sum")
-        return loss + entropy / (2 * among), metrics
+        logits = torch.cat([embeddings.logits_a, embeddings.logits_b])
+        entropy, metrics["probe_top1"] = probe_loss(logits, labels, views=2, count=2 * among)
+        return loss + entropy, metrics
 
     def health(self, embeddings: Any) -> dict[str, Tensor]:
-        """Figures of the projections of both views."""
-        return contrast_figures(embeddings.z_a, embeddings.z_b, loss=None)
+        """Spread and uniformity of the projections of both views.
+
+        Not their rank, nor how far the views of an image are apart: with few classes, that each becomes a point is the
+        aim, and no illness.
+        """
+        figures = contrast_figures(embeddings.z_a, embeddings.z_b, loss=None)
+        return {name: figures[name] for name in ("spread", "uniformity")}
 
 
 def prototypes_of(dataset: DomainDataset, width: int, *, decay: float = 0.9) -> Prototypes:

@@ -28,7 +28,7 @@ class DomainBatches:
     Args:
         dataset: Images of several domains.
         batch_size: Images per step over all processes, as given to `pretrain`, >= 2.
-        unlabelled: Share of a batch that has no label, in [0, 1); None: a half if there are such images, else 0.
+        unlabelled: Share of a batch that has no label, in [0, 1); None: a half, or as many as there are.
         classes: Classes per batch, >= 2, which take turns; None: all.
         seed: Seed of the order, >= 0.
 
@@ -51,7 +51,7 @@ class DomainBatches:
         self._known = digest_of(dataset.targets(torch.arange(len(dataset))))[:16]
         self._free = (dataset.labels < 0).nonzero().flatten()
         if unlabelled is None:
-            unlabelled = 0.5 if len(self._free) else 0.0
+            unlabelled = min(0.5, len(self._free) / max(batch_size, 1))
         if batch_size < 2:
             raise InputError(f"`batch_size` must be at least 2, got {batch_size}.")
         if not 0 <= unlabelled < 1:
@@ -61,6 +61,8 @@ class DomainBatches:
         self.batch_size, self.unlabelled, self.classes, self.seed = batch_size, unlabelled, classes, seed
         self._present = dataset.labels[dataset.labels >= 0].unique().tolist()
         self._per_batch = len(self._present) if classes is None else classes
+        if len(self._present) < 2:
+            raise InputError(f"`dataset` must have labels of at least 2 classes, got {len(self._present)}.")
         if not 2 <= self._per_batch <= len(self._present):
             raise InputError(f"`classes` must be from 2 to {len(self._present)}, those with labels, got {classes}.")
         self._free_rows = round(unlabelled * batch_size)
@@ -70,8 +72,14 @@ class DomainBatches:
                 f"{len(self._free)} without label."
             )
         self._rows, self._wider = divmod(batch_size - self._free_rows, self._per_batch)
+        if self._rows < 2 and any(_domains_of(dataset, label) > 1 for label in self._present):
+            raise InputError(
+                f"`batch_size` {batch_size} leaves {self._rows} images for each of {self._per_batch} classes, "
+                "too few to meet in it: take a larger batch, less `unlabelled`, or fewer `classes`."
+            )
         self._cells = {label: _cells(dataset, label) for label in self._present}
         self._strides = {label: self._stride(dataset, label) for label in self._present}
+        self._orders: dict[tuple[int, ...], tuple[int, Tensor]] = {}
 
     def __call__(self, step: int) -> Tensor:
         """Numbers of the images of a step, in random order."""
@@ -87,7 +95,7 @@ class DomainBatches:
         return ids[self._permutation(len(ids), 1, step)]
 
     def __repr__(self) -> str:
-        """What makes the batches what they are, a digest of labels and domains among it, for `config.json`."""
+        """What makes the batches what they are, with a digest of labels and domains."""
         return (
             f"DomainBatches(batch_size={self.batch_size}, unlabelled={self.unlabelled}, classes={self.classes}, "
             f"seed={self.seed}, labels={self._known})"
@@ -114,7 +122,9 @@ class DomainBatches:
     def _window(self, ids: Tensor, count: int, stride: int, visit: int, tag: tuple[int, ...]) -> Tensor:
         """`count` of some images: the next ones of a random order, or the first ones of a new order."""
         turn, place = divmod(visit, len(ids) // stride)
-        return ids[self._permutation(len(ids), *tag, turn)[place * stride :][:count]]
+        if tag not in self._orders or self._orders[tag][0] != turn:  # of a million images that takes 20 ms
+            self._orders[tag] = turn, self._permutation(len(ids), *tag, turn)
+        return ids[self._orders[tag][1][place * stride :][:count]]
 
     def _permutation(self, n: int, *tag: int) -> Tensor:
         return torch.from_numpy(np.random.default_rng([self.seed, *tag]).permutation(n))
@@ -124,6 +134,11 @@ def _cells(dataset: DomainDataset, label: int) -> list[Tensor]:
     """Numbers of a class's images in each domain."""
     of_class = dataset.labels == label
     return [(of_class & (dataset.domains == d)).nonzero().flatten() for d in range(len(dataset.domain_names))]
+
+
+def _domains_of(dataset: DomainDataset, label: int) -> int:
+    """In how many domains a class has labels."""
+    return len(dataset.domains[dataset.labels == label].unique())
 
 
 def _split(sizes: Sequence[int], total: int) -> list[int]:

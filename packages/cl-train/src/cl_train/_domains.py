@@ -29,7 +29,8 @@ class DomainDataset(ImageDataset):
         starts: Number of the first image of each domain.
 
     Raises:
-        InputError: There are fewer than two domains, or none has labels.
+        InputError: There are fewer than two domains, none has labels, those that have labels share no class, or a
+            domain has two classes of one name.
     """
 
     labels: Tensor
@@ -39,9 +40,14 @@ class DomainDataset(ImageDataset):
         if len(datasets) < 2:
             raise InputError(f"`datasets` must be of at least 2 domains, got {len(datasets)}.")
         self.datasets, self.domain_names = list(datasets.values()), list(datasets)
-        self.classes = _union([dataset.classes for dataset in self.datasets])
-        if not self.classes:
+        named = {name: _present(name, dataset) for name, dataset in datasets.items()}
+        labelled = {name: classes for name, classes in named.items() if classes}
+        if not labelled:
             raise InputError("`datasets` must have labels in at least one domain, none has any.")
+        if len(labelled) > 1 and len(set().union(*labelled.values())) == sum(map(len, labelled.values())):
+            some = "; ".join(f"{name}: {sorted(classes)[:5]}" for name, classes in labelled.items())
+            raise InputError(f"`datasets` must have names of classes in common, they have none: {some}.")
+        self.classes = _union([dataset.classes for dataset in self.datasets])
         sizes = torch.tensor([len(dataset) for dataset in self.datasets])
         self.starts = [0, *sizes.cumsum(0)[:-1].tolist()]
         self.labels = torch.cat([_labels(dataset, self.classes) for dataset in self.datasets])
@@ -65,6 +71,16 @@ class DomainDataset(ImageDataset):
     def targets(self, ids: Tensor) -> Tensor:
         """Class, or -1, and domain of images: (b, 2)."""
         return torch.stack([self.labels[ids], self.domains[ids]], dim=1)
+
+
+def _present(domain: str, dataset: ImageDataset) -> set[str]:
+    """Names of the classes of which a domain has labelled images."""
+    if dataset.labels is None or dataset.classes is None:
+        return set()
+    if len(set(dataset.classes)) < len(dataset.classes):
+        twice = [name for name in dataset.classes if dataset.classes.count(name) > 1]
+        raise InputError(f"`datasets` must have classes of different names, {domain} has {twice[0]!r} more than once.")
+    return {dataset.classes[label] for label in dataset.labels.unique().tolist() if label >= 0}
 
 
 def _union(names: list[list[str] | None]) -> list[str]:

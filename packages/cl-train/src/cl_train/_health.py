@@ -79,7 +79,7 @@ def complete_collapse(spread: float, *, before: float | None) -> Finding | None:
     return Finding(
         "complete collapse",
         f"the projections' spread is {spread:.2g} (healthy: above {_LEAST_SPREAD})",
-        "check that the loss pushes images apart, and lower the learning rate or the weight decay",
+        "check what keeps images apart (negatives, or BYOL's predictor and target); lower the rate or the weight decay",
     )
 
 

@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from cl_train._datasets import ArrayDataset, ImageDataset
 from cl_train._errors import InputError
+from cl_train._labels import check_all_labelled
 from cl_train._launch import cores_per_process
 
 _TASK = 64  # images that a thread reads at a time
@@ -34,6 +35,8 @@ def in_memory(dataset: ImageDataset, *, transform: Transform | None = None, prog
     Raises:
         InputError: An image cannot be read, or has another size, number of channels or dtype than the first.
     """
+    if dataset.labels is not None:
+        check_all_labelled(dataset.labels, name="dataset")
     first = _read(dataset, 0, transform)
     images = first.new_empty(len(dataset), *first.shape)
 

@@ -8,6 +8,7 @@ from torch import Tensor
 from cl_train._datasets import ImageDataset
 from cl_train._errors import InputError
 from cl_train._few_labels import check_rows, few_labels
+from cl_train._labels import check_all_labelled
 from cl_train._subset import find_by_name
 
 Labels = int | float | str | Path | Tensor | None
@@ -37,6 +38,7 @@ def labelled(dataset: ImageDataset, labels: Labels, *, seed: int) -> Tensor:
         return check_rows(find_by_name(dataset, _lines(Path(labels))), len(dataset))
     if dataset.labels is None:
         raise InputError("`train` must have labels.")
+    check_all_labelled(dataset.labels, name="train")
     return few_labels(dataset.labels, labels, seed=seed)
 
 

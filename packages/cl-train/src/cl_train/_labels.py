@@ -36,3 +36,12 @@ def check_labels(labels: Tensor | Sequence[int], classes: Sequence[str] | None, 
     if int(labels.max()) >= len(names):
         raise InputError(f"`labels` must be below the number of `classes`, {len(names)}, got {int(labels.max())}.")
     return labels.long(), names
+
+
+def check_all_labelled(labels: Tensor, *, name: str) -> None:
+    """Raise if some images have no label, as of a `Relabelled` data set."""
+    missing = int((labels < 0).sum())
+    if missing:
+        raise InputError(
+            f"`{name}` must have a label for each image, {missing} of {len(labels)} have none: take a Subset."
+        )

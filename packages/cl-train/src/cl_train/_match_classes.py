@@ -42,7 +42,7 @@ def match_classes(
         source_y: Their classes from 0, integers, (n,); each class has at least one.
         target_x: Those of the other domain, (m, d), by the same network.
         known: Labels of the target images that have one, -1 for the others, (m,): they keep them.
-        keep: Share of the target rows that are given a class, those with the largest margins, in (0, 1].
+        keep: Share of the rows without a known label that are given a class, those with the largest margins, in (0, 1].
         iterations: Rounds at most, >= 1.
 
     Returns:
@@ -58,24 +58,27 @@ def match_classes(
     source, target = _centred(source_x), _centred(target_x)
     fixed = torch.full((len(target),), -1, device=target.device) if known is None else known.long()
     centres = _means(source, source_y, torch.zeros(classes, source.shape[1], dtype=source.dtype, device=source.device))
-    labels = fixed
+    labels = torch.where(fixed < 0, (target @ centres.T).argmax(1), fixed)
     for _ in range(iterations):
+        centres = _means(target, labels, centres)
         before, labels = labels, torch.where(fixed < 0, (target @ centres.T).argmax(1), fixed)
         if torch.equal(before, labels):
             break
-        centres = _means(target, labels, centres)
     first, second = (target @ centres.T).topk(2, dim=1).values.T
     margin = first - second
-    sure = margin >= margin.sort(descending=True).values[max(1, round(keep * len(margin))) - 1]
-    return Matched(torch.where(sure | (fixed >= 0), labels, -1), margin)
+    named = margin[fixed < 0].sort(descending=True).values
+    least = named[max(1, round(keep * len(named))) - 1] if len(named) else 0.0
+    return Matched(torch.where((margin >= least) | (fixed >= 0), labels, -1), margin)
 
 
 def _check(
     source_x: Tensor, source_y: Tensor, target_x: Tensor, known: Tensor | None, *, keep: float, iterations: int
 ) -> None:
-    if source_x.ndim != 2 or target_x.ndim != 2 or source_x.shape[1] != target_x.shape[1] or len(target_x) == 0:
+    if source_x.ndim != 2 or target_x.ndim != 2 or source_x.shape[1] != target_x.shape[1] or len(target_x) < 2:
         shapes = f"{tuple(source_x.shape)} and {tuple(target_x.shape)}"
-        raise InputError(f"`source_x` and `target_x` must have shapes (n, d) and (m, d), got {shapes}.")
+        raise InputError(f"`source_x` and `target_x` must have shapes (n, d) and (m, d) with m >= 2, got {shapes}.")
+    if len({x.device for x in (source_x, source_y, target_x)}) > 1:
+        raise InputError("`source_x`, `source_y` and `target_x` must be on one device.")
     for name, x in (("source_x", source_x), ("target_x", target_x)):
         if not bool(torch.isfinite(x).all()):
             raise InputError(f"`{name}` must be finite, it holds NaN or infinity.")

@@ -57,7 +57,7 @@ class Method(nn.Module, ABC):
     def loss(self, embeddings: Any, labels: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss to minimise and scalars for the log, detached, on the device; "loss" among them is what curves show.
 
-        Labels (n,) are there when the data set has them.
+        Labels (n,) are there when the data set has them; of a `DomainDataset` classes and domains, (n, 2).
         """
 
     def after_step(self, step: int, total_steps: int) -> None:

@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from cl_train._datasets import ImageDataset
 from cl_train._errors import InputError
+from cl_train._labels import check_all_labelled
 from cl_train._unit_rows import unit_rows
 
 # The sheet is measured in sides of a cell, y downwards.
@@ -59,6 +60,8 @@ def plot_neighbours(
     x = unit_rows(features, least=2)
     if len(x) != len(dataset):
         raise InputError(f"`features` must have one row for each of the {len(dataset)} images, got {len(x)}.")
+    if dataset.labels is not None:
+        check_all_labelled(dataset.labels, name="dataset")
     chosen = _choose(len(x), dataset.labels, queries, seed=seed)
     similarity = x[chosen] @ x.T
     similarity[torch.arange(len(chosen)), chosen] = -torch.inf

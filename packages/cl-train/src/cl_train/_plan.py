@@ -11,6 +11,7 @@ from torch import Tensor
 
 from cl_train._datasets import ImageDataset
 from cl_train._errors import InputError
+from cl_train._frozen import digest_of
 from cl_train._loader import Batch, Share, batches, epoch_ids
 from cl_train._method import Method
 
@@ -76,11 +77,11 @@ class Plan:
             "seed": self.seed,
             "processes": self.processes,
         }
-        return (
-            known
-            if self.sampler is None
-            else known | {"sampler": getattr(self.sampler, "__qualname__", repr(self.sampler))}
-        )
+        if self.sampler is None:
+            return known
+        # by what it does: its repr may say nothing of it, or tell its place in memory, another one in the next process
+        first = torch.cat([self.ids(step) for step in range(min(3, self.total_steps))])
+        return known | {"sampler": f"{type(self.sampler).__name__} {digest_of(first)[:16]}"}
 
     @property
     def share(self) -> int:

@@ -111,7 +111,7 @@ def pretrain(
     Args:
         method: What to train, such as `SimCLR`. Trained in place; its weights are the caller's, and must be equal on
             all processes.
-        dataset: Images; labels are used by a method's probe only.
+        dataset: Images; what labels are used for, if anything, is the method's.
         epochs: Passes over the data, >= 1.
         batch_size: Images per step over all processes, >= 2 and a multiple of the number of processes. What does not
             fill a batch at the end of an epoch is left out.
@@ -123,12 +123,12 @@ def pretrain(
             "local": of a chunk on its own process, which tells which rows belong together; "global": of the whole
             batch, exactly, by computing each chunk again for each layer (see the documentation for what that costs).
             Running statistics move once per step, with the first chunk's (of the main process) or, if global, with
-            the batch's.
+            the batch's; BYOL's once a view.
         optimizer: Made from `method`'s parameters; by default SimCLR's LARS with learning rate 0.3 batch_size / 256
             and weight decay 1e-6 (arXiv:2002.05709, section 2.3).
         sampler: `step -> numbers of its images`, int64, (batch_size,), over all processes, none twice, such as
             `DomainBatches`; None: each epoch is a random permutation. It must depend on the step alone, so that a run
-            can go on; its `repr`, or a function's name, is kept in `config.json`. Epochs are then counted by steps, and
+            can go on; a digest of its first batches is kept in `config.json`. Epochs are then counted by steps, and
             views are drawn by the step.
         warmup_epochs: In [0, epochs]; None: the paper's 10, or a tenth of `epochs` if that is less.
         seed: Seed of the order of the images, of their views and of random layers, >= 0.

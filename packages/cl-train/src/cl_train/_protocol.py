@@ -19,6 +19,7 @@ from cl_train._errors import InputError
 from cl_train._finite import OnNonfinite
 from cl_train._frozen import frozen
 from cl_train._judge import judge
+from cl_train._labels import check_all_labelled
 from cl_train._launch import MixedPrecision, make_accelerator, on_main
 from cl_train._norms import Statistics
 from cl_train._plan import check_whole
@@ -148,6 +149,8 @@ def check_classes(train: ImageDataset, test: ImageDataset) -> int:
     """
     if train.labels is None or test.labels is None:
         raise InputError("`train` and `test` must have labels.")
+    for name, labels in (("train", train.labels), ("test", test.labels)):
+        check_all_labelled(labels, name=name)
     if train.classes != test.classes:
         raise InputError(f"`train` and `test` must have the same classes, got {train.classes} and {test.classes}.")
     found = train.labels.unique().tolist()

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from cl_train._datasets import ImageDataset
+from cl_train._domains import DomainDataset
 from cl_train._errors import InputError
 from cl_train._labelled import Labels, labelled
 from cl_train._labels import check_labels
@@ -23,7 +24,12 @@ class Relabelled(ImageDataset):
         InputError: Labels are no integers, not one for each image, or out of range.
     """
 
-    def __init__(self, dataset: ImageDataset, labels: Tensor, *, classes: Sequence[str] | None = None) -> None:
+    def __init__(
+        self, dataset: ImageDataset, labels: Tensor | Sequence[int], *, classes: Sequence[str] | None = None
+    ) -> None:
+        if isinstance(dataset, DomainDataset):
+            raise InputError("`dataset` must be no DomainDataset: give other labels to the data sets of its domains.")
+        labels = torch.as_tensor(labels)
         self.dataset, self.images = dataset, dataset.images
         if classes is None:
             classes = dataset.classes

@@ -9,8 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cl_train._contrast_figures import contrast_figures
-from cl_train._errors import InputError
-from cl_train._two_views import TwoViewMethod, online_probe
+from cl_train._two_views import TwoViewMethod, online_probe, probe_loss
 
 
 class SimCLREmbeddings(NamedTuple):
@@ -72,11 +71,9 @@ class SimCLR(TwoViewMethod):
         metrics = {"loss": contrast.detach(), "contrast_top1": _accuracy(embeddings.z_a, embeddings.z_b)}
         if self.probe is None:
             return contrast, metrics
-        if labels is None:
-            raise InputError("`num_classes` asks for a probe, but the data set has no labels.")
-        logits, both = torch.cat([embeddings.logits_a, embeddings.logits_b]), labels.repeat(2)
-        metrics["probe_top1"] = (logits.detach().argmax(1) == both).float().mean()
-        return contrast + functional.cross_entropy(logits, both), metrics
+        logits = torch.cat([embeddings.logits_a, embeddings.logits_b])
+        entropy, metrics["probe_top1"] = probe_loss(logits, labels, views=2)
+        return contrast + entropy, metrics
 
     def negatives(self, images: int) -> int:
         """Both views of all other images."""

@@ -20,6 +20,7 @@ from cl_train._checkpoint_folder import (
 from cl_train._config_file import did_you_mean
 from cl_train._errors import InputError
 from cl_train._fit import fitting_chunk
+from cl_train._frozen import digest_of
 from cl_train._launch import on_main
 from cl_train._method import Method
 from cl_train._plan import Plan
@@ -51,6 +52,7 @@ def find_start(
     config: Mapping[str, Any],
 ) -> Start:
     """Fill the method and its optimiser from the checkpoint that `resume` means, if there is one."""
+    _check_agreement(plan, accelerator)
     checkpoint = on_main(accelerator, lambda: find_checkpoint(resume, out=out))
     _check_shared(checkpoint, accelerator)
     saved: dict[str, Any] = {} if checkpoint is None else peek(checkpoint)["run"]
@@ -104,6 +106,17 @@ def tidy(method: Method, optimizer: Optimizer, out: Path, start: Start, accelera
     if start.checkpoint is None:
         (out / "nonfinite.json").unlink(missing_ok=True)
     write_config(out, run=start.identity, accelerator=accelerator)
+
+
+def _check_agreement(plan: Plan, accelerator: Accelerator) -> None:
+    """Processes with other batches or other labels would each take its share of something else."""
+    if accelerator.num_processes == 1:
+        return
+    targets = plan.dataset.targets(torch.arange(len(plan.dataset)))
+    seen = plan.ids(0) if targets is None else torch.cat([plan.ids(0), targets.flatten().cpu()])
+    number = torch.tensor([int(digest_of(seen)[:15], 16)], device=accelerator.device)
+    if len(accelerator.gather(number).unique()) > 1:
+        raise InputError("`dataset` and `sampler` must give all processes the same labels and batches, they differ.")
 
 
 def _check_shared(checkpoint: Path | None, accelerator: Accelerator) -> None:

@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from cl_augment import TwoViewAugment, sample_keys
 from torch import Tensor, nn
+from torch.nn import functional
 
+from cl_train._errors import InputError
 from cl_train._method import Method
 
 
@@ -53,6 +55,29 @@ def online_probe(encoder: nn.Module, num_classes: int) -> nn.Linear:
     nn.init.normal_(probe.weight, std=0.01)
     nn.init.zeros_(probe.bias)
     return probe
+
+
+def probe_loss(
+    logits: Tensor, labels: Tensor | None, *, views: int, count: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Cross entropy of a probe over labelled images, and its share of hits; 0 without any.
+
+    Args:
+        logits: Of all first views, then of all second ones, if there are two: (views * n, classes).
+        labels: Classes, -1 for none, (n,); or classes and domains, (n, 2), of which the first count.
+        views: 1 or 2.
+        count: What sums over the rows are divided by; None: this process's labelled rows.
+
+    Raises:
+        InputError: There are no labels.
+    """
+    if labels is None:
+        raise InputError("`num_classes` asks for a probe, but the data set has no labels.")
+    classes = (labels[:, 0] if labels.ndim == 2 else labels).repeat(views)
+    if count is None:
+        count = (classes >= 0).sum().clamp_min(1)  # the mean over no image would be no number
+    loss = functional.cross_entropy(logits, classes, ignore_index=-1, reduction="sum") / count
+    return loss, (logits.detach().argmax(1) == classes).sum() / count
 
 
 def _views(augment: TwoViewAugment, images: Tensor | tuple[Tensor, Tensor], keys: Tensor) -> Tensor:
