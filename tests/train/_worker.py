@@ -172,6 +172,7 @@ def observe(folder: Path) -> dict:
     seen["byol in chunks"] = run(folder / "byol in chunks", name="byol", chunk_size=3)
     seen["byol batchnorm"] = run(folder / "byol batchnorm", name="byol", encoder=BatchNormNet())
     seen["domains"] = _domain_cases.observe(folder, Net)
+    seen["other labels"] = run_on_other_labels(folder / "other labels")
     seen["own folders"] = run_with_disks_of_their_own(folder)
     seen["norms"] = _norm_cases.observe(folder, processes=make_accelerator("no").num_processes)
     seen["tuned"] = _tune_cases.observe(folder)
@@ -185,6 +186,26 @@ def run_with_disks_of_their_own(folder: Path) -> str:
     try:
         with contextlib.nullcontext() if alone else mock.patch.object(Path, "is_file", return_value=False):
             run(folder / "own")
+    except InputError as error:
+        return str(error)
+    return "nothing"
+
+
+def run_on_other_labels(out: Path) -> str:
+    """What is said of processes whose images have other labels each."""
+    trained, mine = method(), images()
+    mine.labels = (mine.labels + int(os.environ.get("RANK", "0"))) % 3
+    try:
+        pretrain(
+            trained,
+            mine,
+            epochs=1,
+            batch_size=BATCH,
+            out=out,
+            max_steps=1,
+            accelerator=make_accelerator("no"),
+            progress=False,
+        )
     except InputError as error:
         return str(error)
     return "nothing"

@@ -143,6 +143,13 @@ def test_processes_that_do_not_see_the_checkpoint_are_refused(seen, folders, wor
 
 
 @pytest.mark.parametrize("world", WORLDS)
+def test_processes_with_other_labels_are_refused(seen, alone, world):
+    message = "`dataset` and `sampler` must give all processes the same labels and batches, they differ."
+    assert [result["other labels"] for result in seen[world]] == [message] * world
+    assert alone["other labels"] == "nothing"
+
+
+@pytest.mark.parametrize("world", WORLDS)
 def test_linear_eval_gives_the_scores_of_one_process_on_each(seen, alone, world):
     for result in seen[world]:
         assert result["linear eval"] == alone["linear eval"]

@@ -132,5 +132,5 @@ def test_a_domain_with_two_classes_of_one_name_is_refused():
 
 def test_domains_without_any_label_are_refused():
     none = keep_labels(IMAGES, 0)
-    with pytest.raises(InputError, match="^`datasets` must have labels in at least one domain, none has any.$"):
+    with pytest.raises(InputError, match=r"^`datasets` must have labels in at least one domain, none has any\.$"):
         DomainDataset({"a": none, "b": none})
