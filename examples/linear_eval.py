@@ -179,10 +179,10 @@ def main() -> None:
     use_all_cores()
     accelerator = make_accelerator(flags.mixed_precision)
     table: dict[str, dict[str, list[Scores | FewLabelScores]]] = {}
-    configs = {run: config_of(run) for run in flags.runs}
-    if len({type(config) for config in configs.values()}) > 1:
+    configs = [config_of(run) for run in flags.runs]
+    if len(set(map(type, configs))) > 1:
         raise InputError("`--runs` must be of one method, those of SimCLR and BYOL are judged one after the other.")
-    for run, config in configs.items():
+    for run, config in zip(flags.runs, configs, strict=True):
         train, test = load(config, accelerator)
         for row, encoder in encoders_of(Path(run), config, train).items():
             out = Path(run) / f"linear-{row.replace(' ', '-')}"
