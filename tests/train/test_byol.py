@@ -428,7 +428,8 @@ def test_a_run_that_was_killed_within_a_step_ends_as_the_whole_one_bit_for_bit(t
     run(tmp_path / "whole", byol())
     # a process of its own, as autograd refuses to run in a fork of one that has used its threads
     paths = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    killed = subprocess.run([sys.executable, __file__, str(tmp_path / "killed")], env=paths, timeout=120, check=False)
+    words = [sys.executable, __file__, str(tmp_path / "killed"), str(torch.get_num_threads())]  # other threads, other sums
+    killed = subprocess.run(words, env=paths, timeout=120, check=False)
     assert killed.returncode == -signal.SIGKILL
     assert max(path.name for path in (tmp_path / "killed" / "checkpoints").iterdir()) == "step-00000002"
     run(tmp_path / "killed", byol(), checkpoint_every=2)
@@ -612,4 +613,5 @@ def test_a_run_in_bf16_keeps_weights_and_target_in_float32(tmp_path, chunk_size)
 
 
 if __name__ == "__main__":
+    torch.set_num_threads(int(sys.argv[2]))
     run(Path(sys.argv[1]), byol(kind=Dying), checkpoint_every=2)
