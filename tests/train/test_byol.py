@@ -428,7 +428,8 @@ def test_a_run_that_was_killed_within_a_step_ends_as_the_whole_one_bit_for_bit(t
     run(tmp_path / "whole", byol())
     # a process of its own, as autograd refuses to run in a fork of one that has used its threads
     paths = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    words = [sys.executable, __file__, str(tmp_path / "killed"), str(torch.get_num_threads())]  # other threads, other sums
+    threads = str(torch.get_num_threads())  # sums over others differ in the last bit
+    words = [sys.executable, __file__, str(tmp_path / "killed"), threads]
     killed = subprocess.run(words, env=paths, timeout=120, check=False)
     assert killed.returncode == -signal.SIGKILL
     assert max(path.name for path in (tmp_path / "killed" / "checkpoints").iterdir()) == "step-00000002"
