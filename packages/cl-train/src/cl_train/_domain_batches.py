@@ -50,10 +50,10 @@ class DomainBatches:
     ) -> None:
         self._known = digest_of(dataset.targets(torch.arange(len(dataset))))[:16]
         self._free = (dataset.labels < 0).nonzero().flatten()
-        if unlabelled is None:
-            unlabelled = min(0.5, len(self._free) / max(batch_size, 1))
         if batch_size < 2:
             raise InputError(f"`batch_size` must be at least 2, got {batch_size}.")
+        if unlabelled is None:
+            unlabelled = min(0.5, len(self._free) / batch_size)
         if not 0 <= unlabelled < 1:
             raise InputError(f"`unlabelled` must be in [0, 1), got {unlabelled}.")
         if seed < 0:

@@ -121,6 +121,10 @@ class Plan:
         )
         return ids[index]
 
+    def draw(self, step: int) -> int:
+        """What keys are drawn by: the epoch or, with a sampler, by which an image may come again in it, the step."""
+        return step // self.steps_per_epoch if self.sampler is None else step
+
     def batches(
         self,
         start: int,
@@ -151,8 +155,7 @@ class Plan:
         if self.sampler is not None:
             for step in range(start, stop):
                 numbers = self.ids(step).view(self.processes, self.share)[self.process]
-                # by the step, not the epoch, in which an image may come again
-                yield numbers, method.keys(numbers, seed=self.seed, epoch=step)
+                yield numbers, method.keys(numbers, seed=self.seed, epoch=self.draw(step))
             return
         while start < stop:
             epoch, skip = divmod(start, self.steps_per_epoch)

@@ -212,8 +212,7 @@ class Run:
         """Save what was learnt before the bad step, write down its images, and raise."""
         self.step = int(self.guard.first)  # the guard has taken back this one and all after it
         ids = self.plan.ids(self.step)
-        epoch = self.step // self.plan.steps_per_epoch
-        report = {"step": self.step, "epoch": epoch, "seed": self.plan.seed, "images": ids.tolist()}
+        report = {"step": self.step, "epoch": self.plan.draw(self.step), "seed": self.plan.seed, "images": ids.tolist()}
         on_main(self.accelerator, lambda: (self.out / "nonfinite.json").write_text(json.dumps(report) + "\n"))
         self.guard.forget()
         self.unread = [(step, name) for step, name in self.unread if step < self.step]
