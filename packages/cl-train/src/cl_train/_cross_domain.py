@@ -12,7 +12,7 @@ from cl_train._contrast_figures import contrast_figures
 from cl_train._domains import DomainDataset
 from cl_train._errors import InputError
 from cl_train._prototypes import Prototypes
-from cl_train._simclr import SimCLREmbeddings
+from cl_train._simclr import SimCLREmbeddings, project
 from cl_train._two_views import TwoViewMethod, online_probe, probe_loss
 
 
@@ -58,10 +58,7 @@ class CrossDomain(TwoViewMethod):
 
     def forward(self, views: Tensor) -> SimCLREmbeddings:
         """One forward of both views of all domains."""
-        features = self.encoder(views)
-        z_a, z_b = self.projector(features).chunk(2)
-        logits = (None, None) if self.probe is None else self.probe(features.detach()).chunk(2)
-        return SimCLREmbeddings(z_a, z_b, *logits)
+        return project(self.encoder(views), self.projector, self.probe)
 
     def loss(self, embeddings: Any, labels: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
         """The contrast, plus the probe's cross entropy; logs the first as "loss", "partners", and "probe_top1".

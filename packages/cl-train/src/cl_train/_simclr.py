@@ -21,6 +21,13 @@ class SimCLREmbeddings(NamedTuple):
     logits_b: Tensor | None
 
 
+def project(features: Tensor, projector: nn.Module, probe: nn.Module | None) -> SimCLREmbeddings:
+    """What is made of the features of all first views, then of all second ones; the probe sends no gradient to them."""
+    z_a, z_b = projector(features).chunk(2)
+    logits = (None, None) if probe is None else probe(features.detach()).chunk(2)
+    return SimCLREmbeddings(z_a, z_b, *logits)
+
+
 class SimCLR(TwoViewMethod):
     """SimCLR: two views of each image, one forward of both, and a loss that pairs them.
 
@@ -53,10 +60,7 @@ class SimCLR(TwoViewMethod):
 
     def forward(self, views: Tensor) -> SimCLREmbeddings:
         """One forward of both views, so BatchNorm's statistics are over both, as in the authors' code."""
-        features = self.encoder(views)
-        z_a, z_b = self.projector(features).chunk(2)
-        logits = (None, None) if self.probe is None else self.probe(features.detach()).chunk(2)
-        return SimCLREmbeddings(z_a, z_b, *logits)
+        return project(self.encoder(views), self.projector, self.probe)
 
     def loss(self, embeddings: Any, labels: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
         """Contrast of the views plus the probe's cross entropy; logs the first as "loss", and "probe_top1".
